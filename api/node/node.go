@@ -1,0 +1,179 @@
+// Package node is what a node knows about itself: the configuration that the
+// installer seeds, that every boot reads before any network or API, and the
+// places where it and its neighbours lie. Everything here is node-local; what
+// the cluster shares is in the store.
+package node
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+)
+
+// Places on the node. State is the volume mounted at /var.
+const (
+	StateDir   = "/var/lib/joist"             // 0755 root
+	NodeDir    = StateDir + "/node"           // 0700 root: the files named below
+	EtcdDir    = StateDir + "/etcd"           // 0700 root: the cluster store's data
+	TaskDir    = StateDir + "/tasks"          // 0750 root: task status and logs
+	TLSDir     = NodeDir + "/tls"             // 0700 root: node.crt, node.key
+	LocalDir   = "/var/lib/vz"                // the volume behind storage "local"
+	LogDir     = "/var/log/joist"             // one bounded log per service
+	RunDir     = "/run/joist"                 // 0755 root, tmpfs
+	GuestRun   = RunDir + "/guests"           // 0711 root: a folder per running guest, named by VMID
+	InitSocket = RunDir + "/init.sock"        // PID 1's control socket
+	NetState   = RunDir + "/network.json"     // what `joistd network` has set up (NetStatus)
+	APIState   = RunDir + "/api.json"         // what joistd serves (APIStatus)
+	ConfigFile = NodeDir + "/node.json"       // Config
+	ShadowFile = NodeDir + "/root.shadow"     // 0600: crypt(3) hash of root's password, one line
+	KeysFile   = NodeDir + "/authorized_keys" // root's SSH keys
+	HostIDFile = NodeDir + "/machine-id"      // 32 hex digits
+	ReportFile = NodeDir + "/install-report.json"
+)
+
+// Config is node.json: the identity and the network of one node.
+type Config struct {
+	Name           string   `json:"name"`             // host name without domain
+	Domain         string   `json:"domain,omitempty"` //
+	InstallationID string   `json:"installation_id"`  // 16 hex digits, made by the installer
+	Installed      string   `json:"installed"`        // RFC 3339 time of the installation
+	Version        string   `json:"version"`          // Joist version that installed it
+	Timezone       string   `json:"timezone"`         // "Europe/Vienna", "UTC"
+	Keyboard       string   `json:"keyboard"`         // answer file's name: "de", "en-us"
+	Country        string   `json:"country"`          //
+	MailTo         string   `json:"mailto,omitempty"` //
+	Network        Network  `json:"network"`
+	Storage        Storage  `json:"storage"`
+	AptMirror      string   `json:"apt_mirror,omitempty"` // base URL written into containers' apt sources
+	NTP            []string `json:"ntp,omitempty"`        //
+}
+
+// Storage says what the installer made of the disk.
+type Storage struct {
+	Layout string `json:"layout"`  // "lvm"
+	VGUUID string `json:"vg_uuid"` // as `vgs -o vg_uuid` prints it
+	VGName string `json:"vg_name"` // "joist"
+	Thin   string `json:"thin"`    // thin pool "data"
+}
+
+// Network is the management network: one bridge over one link.
+type Network struct {
+	Bridge  string   `json:"bridge"`            // "vmbr0"
+	MAC     string   `json:"mac"`               // hardware address of the link that carries the bridge
+	Link    string   `json:"link"`              // its name when it was installed; MAC wins
+	Method  string   `json:"method"`            // "dhcp" or "static"
+	CIDR    string   `json:"cidr,omitempty"`    // static: "192.0.2.10/24"
+	Gateway string   `json:"gateway,omitempty"` // static
+	DNS     []string `json:"dns,omitempty"`     // static; with dhcp it adds to what the lease says
+	Search  string   `json:"search,omitempty"`  //
+}
+
+// NetStatus is network.json in RunDir, rewritten whenever something changes.
+type NetStatus struct {
+	Bridge    string   `json:"bridge"`
+	Link      string   `json:"link"`
+	Up        bool     `json:"up"`        // an address is set
+	Method    string   `json:"method"`    //
+	Addresses []string `json:"addresses"` // prefixes
+	Gateway   string   `json:"gateway,omitempty"`
+	DNS       []string `json:"dns,omitempty"`
+	Search    string   `json:"search,omitempty"`
+	Error     string   `json:"error,omitempty"` // last failure, empty once it works
+}
+
+// Address returns the first address of the management bridge, the zero Addr
+// when there is none yet.
+func (s NetStatus) Address() netip.Addr {
+	for _, a := range s.Addresses {
+		if p, err := netip.ParsePrefix(a); err == nil {
+			return p.Addr()
+		}
+	}
+	return netip.Addr{}
+}
+
+// APIStatus is api.json in RunDir, written when joistd listens.
+type APIStatus struct {
+	Port        int    `json:"port"`
+	Fingerprint string `json:"fingerprint"` // SHA-256 of the certificate, AA:BB:…
+	Since       string `json:"since"`       // RFC 3339
+}
+
+// Service is one line of what PID 1 supervises.
+type Service struct {
+	Name     string `json:"name"`
+	State    string `json:"state"` // starting, running, backoff, stopped, failed, done
+	PID      int    `json:"pid,omitempty"`
+	Restarts int    `json:"restarts"`
+	Since    string `json:"since"`
+	Error    string `json:"error,omitempty"` // why it last ended
+}
+
+// InitRequest is one line of JSON sent to InitSocket; InitReply comes back.
+// Verbs: "status", "reboot", "poweroff", "restart" and "stop"/"start" NAME.
+type InitRequest struct {
+	Verb string `json:"verb"`
+	Name string `json:"name,omitempty"`
+}
+
+// InitReply answers an InitRequest.
+type InitReply struct {
+	OK       bool      `json:"ok"`
+	Error    string    `json:"error,omitempty"`
+	Services []Service `json:"services,omitempty"`
+}
+
+// Load reads Config below root ("/" on a node).
+func Load(root string) (Config, error) {
+	var c Config
+	b, err := os.ReadFile(filepath.Join(root, ConfigFile))
+	if err != nil {
+		return c, fmt.Errorf("read node configuration: %w", err)
+	}
+	if err := json.Unmarshal(b, &c); err != nil {
+		return c, fmt.Errorf("read node configuration %s: %w", ConfigFile, err)
+	}
+	return c, nil
+}
+
+// WriteJSON replaces the file name with v, durably: written beside it, synced,
+// renamed.
+func WriteJSON(name string, perm os.FileMode, v any) error {
+	b, err := json.MarshalIndent(v, "", "  ")
+	if err != nil {
+		return err
+	}
+	return WriteFile(name, perm, append(b, '\n'))
+}
+
+// WriteFile replaces the file name with b, durably.
+func WriteFile(name string, perm os.FileMode, b []byte) error {
+	f, err := os.CreateTemp(filepath.Dir(name), "."+filepath.Base(name)+".*")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(f.Name())
+	if _, err = f.Write(b); err == nil {
+		err = f.Chmod(perm)
+	}
+	if err == nil {
+		err = f.Sync()
+	}
+	if cerr := f.Close(); err == nil {
+		err = cerr
+	}
+	if err != nil {
+		return err
+	}
+	if err := os.Rename(f.Name(), name); err != nil {
+		return err
+	}
+	d, err := os.Open(filepath.Dir(name))
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	return d.Sync()
+}

@@ -1,0 +1,127 @@
+// Package storage is what a node knows about places that hold volumes: the
+// Pool interface that every storage type implements in a folder of its own,
+// the names of volumes, and nothing that touches a disk.
+package storage
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"regexp"
+	"strings"
+)
+
+// Content types, as the API names them.
+const (
+	Images   = "images"  // disks of virtual machines
+	RootDir  = "rootdir" // volumes of containers
+	ISO      = "iso"
+	Template = "vztmpl"
+	Backup   = "backup"
+	Import   = "import"
+	Snippets = "snippets"
+)
+
+var (
+	ErrNotFound = errors.New("volume does not exist")
+	ErrExists   = errors.New("volume already exists")
+	ErrInUse    = errors.New("volume is in use")
+	ErrNoSpace  = errors.New("not enough space")
+)
+
+// Config is the definition of one storage, kept in the cluster store.
+type Config struct {
+	ID      string   `json:"storage"`
+	Type    string   `json:"type"`    // "dir", "lvmthin"
+	Content []string `json:"content"` // what may be kept there
+	Shared  bool     `json:"shared"`
+	Disable bool     `json:"disable"`
+	Path    string   `json:"path,omitempty"`     // dir
+	VGName  string   `json:"vgname,omitempty"`   // lvmthin
+	VGUUID  string   `json:"vg_uuid,omitempty"`  // lvmthin: how the group is really found
+	Thin    string   `json:"thinpool,omitempty"` // lvmthin
+}
+
+// Status is how full a pool is. Sizes are bytes.
+type Status struct {
+	Active             bool
+	Total, Used, Avail int64
+}
+
+// Volume is one volume of a pool.
+type Volume struct {
+	ID      string // "local-lvm:vm-100-disk-0", "local:iso/x.iso"
+	Size    int64  // bytes the guest sees
+	Used    int64  // bytes it takes, 0 when unknown
+	Format  string // "raw", "qcow2", "iso", "tgz", "subvol" …
+	Content string // one of the content types
+	VMID    int    // owner, 0 when there is none
+	CTime   int64  // seconds since 1970
+}
+
+// Spec asks for a new volume.
+type Spec struct {
+	VMID   int    // owner
+	Name   string // "" lets the pool take the next free vm-<VMID>-disk-<n>
+	Size   int64  // bytes, rounded up to what the pool can do
+	Format string // "raw" or "qcow2", "" for the pool's own
+}
+
+// Pool is one storage on this node. Names are volume names without the
+// storage's id ("vm-100-disk-0", "iso/x.iso"); they were checked by ParseName
+// before they reach a pool. All methods may be called from several goroutines.
+type Pool interface {
+	ID() string
+	Status(ctx context.Context) (Status, error)
+	List(ctx context.Context) ([]Volume, error)
+	Create(ctx context.Context, s Spec) (Volume, error)
+	Resize(ctx context.Context, name string, size int64) error
+	// Delete removes a volume for good. A volume that is not there is ErrNotFound.
+	Delete(ctx context.Context, name string) error
+	// Activate makes the volume usable and returns its device or file.
+	Activate(ctx context.Context, name string) (path string, err error)
+	Deactivate(ctx context.Context, name string) error
+}
+
+// Uploader is a pool that keeps files people bring: ISO images, templates,
+// disk images to import.
+type Uploader interface {
+	// Reserve names the final path of a file and a temporary one beside it. A
+	// file that is there already is ErrExists.
+	Reserve(content, filename string) (final, temporary string, err error)
+}
+
+// Volumes' ids.
+
+var (
+	idRE   = regexp.MustCompile(`^[a-zA-Z][a-zA-Z0-9._-]{0,99}$`)
+	nameRE = regexp.MustCompile(`^(?:[a-zA-Z0-9_][a-zA-Z0-9._+-]*/){0,2}[a-zA-Z0-9_][a-zA-Z0-9._+=~-]{0,250}$`)
+	diskRE = regexp.MustCompile(`^(?:vm|base|subvol)-([0-9]{3,9})-[a-zA-Z0-9._-]+$`)
+)
+
+// SplitID takes a volume id apart and checks both halves: nothing that could
+// be an option, leave its folder or carry white space passes.
+func SplitID(id string) (pool, name string, err error) {
+	pool, name, ok := strings.Cut(id, ":")
+	if !ok || !idRE.MatchString(pool) || !nameRE.MatchString(name) || strings.Contains(name, "..") {
+		return "", "", fmt.Errorf("unable to parse volume ID '%s'", id)
+	}
+	return pool, name, nil
+}
+
+// ValidID reports whether s can name a storage.
+func ValidID(s string) bool { return idRE.MatchString(s) }
+
+// Owner returns the VMID in a disk's name, 0 when the name belongs to none.
+func Owner(name string) int {
+	if i := strings.LastIndexByte(name, '/'); i >= 0 {
+		name = name[i+1:]
+	}
+	m := diskRE.FindStringSubmatch(name)
+	if m == nil {
+		return 0
+	}
+	var n int
+	fmt.Sscanf(m[1], "%d", &n)
+	return n
+}
