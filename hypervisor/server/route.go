@@ -117,3 +117,8 @@ func ParamErrorf(param, format string, args ...any) error {
 func Denied(path, priv string) error {
 	return &Error{Status: http.StatusForbidden, Text: fmt.Sprintf("Permission check failed (%s, %s)", path, priv)}
 }
+
+// NodeParam declares the {node} of a path.
+func NodeParam() schema.Param {
+	return schema.Param{Name: "node", Format: "pve-node", Text: "name of the node"}
+}

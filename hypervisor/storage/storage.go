@@ -7,7 +7,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"regexp"
+	"slices"
 	"strings"
 )
 
@@ -27,6 +29,7 @@ var (
 	ErrExists   = errors.New("volume already exists")
 	ErrInUse    = errors.New("volume is in use")
 	ErrNoSpace  = errors.New("not enough space")
+	ErrDisabled = errors.New("storage is disabled")
 )
 
 // Config is the definition of one storage, kept in the cluster store.
@@ -41,6 +44,9 @@ type Config struct {
 	VGUUID  string   `json:"vg_uuid,omitempty"`  // lvmthin: how the group is really found
 	Thin    string   `json:"thinpool,omitempty"` // lvmthin
 }
+
+// Holds reports whether content may be kept there.
+func (c Config) Holds(content string) bool { return slices.Contains(c.Content, content) }
 
 // Status is how full a pool is. Sizes are bytes.
 type Status struct {
@@ -84,11 +90,27 @@ type Pool interface {
 }
 
 // Uploader is a pool that keeps files people bring: ISO images, templates,
-// disk images to import.
+// disk images to import. A file is spooled first and gets its name when it is
+// whole, so that nobody ever sees half of one; what a crash leaves in the spool
+// goes with the next Clean.
 type Uploader interface {
-	// Reserve names the final path of a file and a temporary one beside it. A
-	// file that is there already is ErrExists.
-	Reserve(content, filename string) (final, temporary string, err error)
+	// Check reports whether the pool could keep a file of that name: ErrExists
+	// when there is one already, or what is wrong with content or name.
+	Check(content, filename string) error
+	// Spool makes an empty file beside the pool's own, on the same file system.
+	Spool() (*os.File, error)
+	// Keep gives a spooled file its name, durably, and returns the volume's
+	// name. A file that is there already is ErrExists; it is never replaced.
+	Keep(f *os.File, content, filename string) (name string, err error)
+	// Drop removes a spooled file that is not to be kept.
+	Drop(f *os.File) error
+	// Clean removes what interrupted uploads left. Nothing may be spooled.
+	Clean() error
+}
+
+// Locator is a pool that can say where a volume lies without activating it.
+type Locator interface {
+	Path(ctx context.Context, name string) (string, error)
 }
 
 // Volumes' ids.

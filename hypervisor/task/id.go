@@ -45,3 +45,6 @@ func ParseUPID(s string) (UPID, error) {
 	at, _ := strconv.ParseUint(m[4], 16, 32)
 	return UPID{Node: m[1], Num: uint32(num), Start: uint32(start), Time: time.Unix(int64(at), 0), Type: m[5], ID: m[6], User: m[7]}, nil
 }
+
+// MarshalText makes a UPID a plain string in JSON.
+func (u UPID) MarshalText() ([]byte, error) { return []byte(u.String()), nil }

@@ -6,6 +6,7 @@ package progress
 import (
 	"fmt"
 	"io"
+	"strings"
 	"sync"
 	"time"
 )
@@ -82,7 +83,14 @@ func Lines(w io.Writer) Sink {
 		case Finished:
 			fmt.Fprintf(w, "[finished] %s (%.1f s)\n", e.Step, e.At.Sub(begun[e.Step]).Seconds())
 		case Failed:
-			fmt.Fprintf(w, "[failed]   %s (%.1f s): %v\n", e.Step, e.At.Sub(begun[e.Step]).Seconds(), e.Err)
+			fmt.Fprintf(w, "[failed]   %s (%.1f s): %v\n", e.Step, e.At.Sub(begun[e.Step]).Seconds(), firstLine(e.Err))
 		}
 	}
+}
+
+// firstLine keeps the console readable: the whole error is said where the
+// work ends.
+func firstLine(err error) string {
+	s, _, _ := strings.Cut(err.Error(), "\n")
+	return s
 }

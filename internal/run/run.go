@@ -107,35 +107,60 @@ func (OS) Run(ctx context.Context, c Cmd) ([]byte, error) {
 	}
 	x.Dir, x.Stdin, x.ExtraFiles = c.Dir, c.Stdin, c.Files
 	x.WaitDelay = 5 * time.Second
-	var stdout, stderr bytes.Buffer
-	x.Stdout, x.Stderr = &stdout, &stderr
-	if c.Line != nil {
-		r, w := io.Pipe()
-		done := make(chan struct{})
-		go func() {
-			defer close(done)
-			sc := bufio.NewScanner(r)
-			sc.Buffer(nil, 1<<20)
-			for sc.Scan() {
-				c.Line(sc.Text())
-			}
-			io.Copy(io.Discard, r)
-		}()
-		x.Stdout, x.Stderr = w, io.MultiWriter(w, &stderr)
-		defer func() { w.Close(); <-done }()
-	}
+	out := Capture(c, x)
 	err := x.Run()
-	if err == nil {
-		return stdout.Bytes(), nil
+	return out.Finish(ctx, x.ProcessState, err)
+}
+
+// Capture connects the outputs of x the way c asks for. Its Finish must be
+// called once x has ended or could not be started. It is for runners of other
+// packages; callers that want a program to run use a Runner.
+func Capture(c Cmd, x *exec.Cmd) *Output {
+	o := &Output{cmd: c}
+	x.Stdout, x.Stderr = &o.stdout, &o.stderr
+	if c.Line == nil {
+		return o
 	}
-	e := &Error{Cmd: c, Exit: -1, Stderr: stderr.Bytes(), Err: err}
-	if x.ProcessState != nil {
-		e.Exit = x.ProcessState.ExitCode()
+	r, w := io.Pipe()
+	o.lines, o.done = w, make(chan struct{})
+	go func() {
+		defer close(o.done)
+		sc := bufio.NewScanner(r)
+		sc.Buffer(nil, 1<<20)
+		for sc.Scan() {
+			c.Line(sc.Text())
+		}
+		io.Copy(io.Discard, r)
+	}()
+	x.Stdout, x.Stderr = w, io.MultiWriter(w, &o.stderr)
+	return o
+}
+
+// Output is what a program wrote.
+type Output struct {
+	cmd            Cmd
+	stdout, stderr bytes.Buffer
+	lines          *io.PipeWriter
+	done           chan struct{}
+}
+
+// Finish waits for the last line and returns stdout, and err as an *Error.
+func (o *Output) Finish(ctx context.Context, st *os.ProcessState, err error) ([]byte, error) {
+	if o.lines != nil {
+		o.lines.Close()
+		<-o.done
+	}
+	if err == nil {
+		return o.stdout.Bytes(), nil
+	}
+	e := &Error{Cmd: o.cmd, Exit: -1, Stderr: o.stderr.Bytes(), Err: err}
+	if st != nil {
+		e.Exit = st.ExitCode()
 	}
 	if ctx.Err() != nil {
 		e.Err = ctx.Err()
 	}
-	return stdout.Bytes(), e
+	return o.stdout.Bytes(), e
 }
 
 func lookPath(name string) (string, error) {

@@ -1,0 +1,50 @@
+# Joist's targets; `make help` lists them. Everything lands in build/.
+
+GO      ?= go
+COUNT   ?= 10
+export PATH := $(PATH):/usr/local/go/bin
+# go.mod names the toolchain; an older Go (1.21 or newer) fetches it.
+export GOTOOLCHAIN ?= auto
+# The checkout may belong to another user, whom git does not trust: no VCS stamp.
+GOBUILD = CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false
+E2E     = JOIST_NEED_TOOLS=1 $(GO) test ./test/e2e -count=1 -v
+
+.DEFAULT_GOAL := help
+.PHONY: help iso joist run test check e2e bench clean soak go-version
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+iso: joist ## the installable image, build/joist-<version>-amd64.iso (no root needed)
+	build/bin/joist build iso --out build
+
+run: iso ## install in a virtual machine and leave its API on https://localhost:8006
+	scripts/tools.sh
+	$(GO) run -buildvcs=false ./test/run
+
+test: go-version ## rules, unit tests, the image and short end-to-end tests, with times
+	scripts/test.sh
+
+check: go-version ## formatting, vet and the tree's rules
+	$(GO) vet ./...
+	$(GO) test ./internal/archtest -count=1
+
+e2e: iso ## all end-to-end tests (hours without hardware virtualisation)
+	scripts/tools.sh
+	$(E2E) -timeout 180m
+
+soak: iso ## the end-to-end tests again and again until one fails (COUNT=10)
+	scripts/tools.sh
+	JOIST_NEED_TOOLS=1 $(GO) test ./test/e2e -count=$(COUNT) -failfast -v -timeout 0
+
+bench: go-version ## all benchmarks
+	$(GO) test -run '^$$' -bench . ./...
+
+clean: ## remove build/ but not downloaded packages, which are outside of it
+	rm -rf build
+
+joist: go-version
+	$(GOBUILD) -o build/bin/joist ./cmd/joist
+
+go-version:
+	@scripts/go-version.sh $(GO)

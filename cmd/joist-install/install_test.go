@@ -1,0 +1,102 @@
+package main
+
+import (
+	"errors"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"joist/installer/probe"
+	"joist/internal/host"
+)
+
+// mounter plays mount(2): mounting puts the file there, unmounting removes it.
+type mounter struct {
+	root  string
+	calls []string
+}
+
+func (m *mounter) Mount(x host.Mount) error {
+	m.calls = append(m.calls, "mount "+x.Source)
+	return os.WriteFile(filepath.Join(m.root, x.Target, answerName), []byte("[global]\nfqdn = \"from-volume\"\n"), 0o600)
+}
+
+func (m *mounter) Unmount(t string) error {
+	m.calls = append(m.calls, "unmount "+t)
+	return os.Remove(filepath.Join(m.root, t, answerName))
+}
+
+func (m *mounter) Power(host.PowerAction) error { return errors.New("not in a test") }
+
+func TestFindAnswer(t *testing.T) {
+	for _, c := range []struct {
+		name, medium string
+		labels       []string
+		fqdn, code   string
+		mounts       int
+	}{
+		{name: "none", code: "answer-not-found"},
+		{name: "medium first", medium: "[global]\nfqdn = \"on-medium\"\n", labels: []string{"PROXMOX-AIS"}, fqdn: "on-medium"},
+		{name: "fat cuts our label", labels: []string{"JOIST-ANSWE"}, fqdn: "from-volume", mounts: 2},
+		{name: "ours before theirs", labels: []string{"proxmox-ais", "JOIST-ANSWE"}, fqdn: "from-volume", mounts: 2},
+		{name: "two", labels: []string{"proxmox-ais", "PROXMOX-AIS"}, code: "answer-not-found"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			root := t.TempDir()
+			write := func(name string, b []byte) {
+				p := filepath.Join(root, name)
+				if err := errors.Join(os.MkdirAll(filepath.Dir(p), 0o755), os.WriteFile(p, b, 0o600)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if c.medium != "" {
+				write(probe.MediumDir+"/joist/answer.toml", []byte(c.medium))
+			}
+			for i, l := range c.labels {
+				b := make([]byte, 4096)
+				copy(b[0x52:], "FAT32")
+				copy(b[0x47:], (l + "           ")[:11])
+				n := string(rune('a' + i))
+				write("sys/block/sd"+n+"/size", []byte("8"))
+				write("dev/sd"+n, b)
+			}
+			sys := &mounter{root: root}
+			h := &host.Host{Root: root, Sys: sys, Now: time.Now, Log: slog.New(slog.DiscardHandler)}
+			a, fs := findAnswer(h, probe.Machine{Root: root, Now: time.Now}, "")
+			if a.Global.FQDN != c.fqdn || len(sys.calls) != c.mounts || c.code != "" && (len(fs) == 0 || fs[0].Code != c.code) {
+				t.Errorf("%q %v %v", a.Global.FQDN, sys.calls, fs)
+			}
+		})
+	}
+}
+
+func TestParse(t *testing.T) {
+	for in, want := range map[string]options{
+		"":                                      {command: "run"},
+		"run --consoles tty1,ttyS0":             {command: "run", consoles: "tty1,ttyS0"},
+		"--unattended --plan":                   {command: "run", unattended: true, planOnly: true},
+		"plan --answer a.toml --facts f.json":   {command: "plan", answer: "a.toml", facts: "f.json"},
+		"run --unattended --answer answer.toml": {command: "run", unattended: true, answer: "answer.toml"},
+	} {
+		if got, err := parse(strings.Fields(in)); err != nil || got != want {
+			t.Errorf("%q: %+v %v", in, got, err)
+		}
+	}
+	os.Stderr, _ = os.Open(os.DevNull)
+	for _, in := range []string{"format", "run x", "run --force"} {
+		if _, err := parse(strings.Fields(in)); err == nil {
+			t.Errorf("%q is accepted", in)
+		}
+	}
+}
+
+func TestOpenConsolesStaysBelowDev(t *testing.T) {
+	for _, n := range []string{"/etc/passwd", "../etc/passwd", "", "no-such-tty"} {
+		if cs, err := openConsoles(n); n != "" && err == nil {
+			t.Errorf("%q opened %v", n, cs)
+		}
+	}
+}

@@ -1,0 +1,256 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"time"
+
+	"joist/api/node"
+	"joist/installer/answer"
+	"joist/installer/apply"
+	"joist/installer/plan"
+	"joist/installer/preflight"
+	"joist/installer/probe"
+	"joist/installer/wizard"
+	"joist/internal/finding"
+	"joist/internal/host"
+)
+
+// execute carries out one command and returns the exit status.
+func execute(ctx context.Context, o options) int {
+	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
+	cs, err := openConsoles(o.consoles)
+	if err != nil {
+		log.Error("no console", "error", err)
+		return exitFailed
+	}
+	s := &session{o: o, h: realHost(log), m: probe.Real(), out: consoles(cs)}
+	switch o.command {
+	case "check":
+		return s.check()
+	case "plan":
+		s.o.planOnly, s.o.unattended = true, true
+	}
+	code, err := s.install(ctx)
+	if err != nil {
+		log.Error("installation ended", "error", err)
+		fmt.Fprintf(s.out, "\nThe installation ended: %v\n", err)
+	}
+	if code != exitOK {
+		fmt.Fprintf(s.out, "Exit status %d (docs/exit-codes.md).\n", code)
+		s.rebootOnError(ctx)
+	}
+	return code
+}
+
+// session is one run of the installer.
+type session struct {
+	o      options
+	h      *host.Host
+	m      probe.Machine
+	out    consoles
+	answer answer.Answer
+}
+
+// check prints facts as JSON on stdout and findings on stderr.
+func (s *session) check() int {
+	f := s.m.Facts()
+	b, err := json.MarshalIndent(f, "", "  ")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return exitFailed
+	}
+	os.Stdout.Write(append(b, '\n'))
+	fs := preflight.Check(f)
+	fs.Write(os.Stderr)
+	return status(fs)
+}
+
+func status(fs finding.List) int {
+	if fs.Stops() {
+		return exitFindings
+	}
+	return exitOK
+}
+
+func (s *session) facts() (probe.Facts, error) {
+	if s.o.facts == "" {
+		f := s.m.Facts()
+		// a USB or RAID controller may need a moment after its driver is in
+		for i := 0; i < 20 && (len(preflight.Targets(f)) == 0 || len(f.NICs) == 0); i++ {
+			time.Sleep(500 * time.Millisecond)
+			f = s.m.Facts()
+		}
+		return f, nil
+	}
+	var f probe.Facts
+	b, err := os.ReadFile(s.o.facts)
+	if err == nil {
+		err = json.Unmarshal(b, &f)
+	}
+	if err != nil {
+		return f, fmt.Errorf("read facts: %w", err)
+	}
+	return f, nil
+}
+
+func (s *session) install(ctx context.Context) (int, error) {
+	fmt.Fprint(s.out, "\nJoist installer\n\n")
+	f, err := s.facts()
+	if err != nil {
+		return exitFailed, err
+	}
+	img, err := readImage(s.h)
+	if err != nil {
+		return exitFailed, err
+	}
+	person, fs, err := s.getAnswer(f)
+	if err != nil {
+		return exitFailed, err
+	}
+	var p plan.Plan
+	if !fs.Stops() {
+		id, err := plan.NewIdentity(rand.Reader)
+		if err != nil {
+			return exitFailed, err
+		}
+		var more finding.List
+		p, more = plan.Make(f, s.answer, img, id)
+		fs = append(fs, more...)
+	} else {
+		// the machine's findings come together with the file's
+		fs = append(fs, preflight.Check(f)...)
+	}
+	fs.Write(s.out)
+	if fs.Stops() && p.Result != plan.BootExisting {
+		fmt.Fprint(s.out, "\nNothing was written.\n")
+		return exitFindings, nil
+	}
+	switch {
+	case s.o.planOnly:
+		fmt.Fprint(s.out, "\n"+p.Describe())
+		return exitOK, nil
+	case p.Result == plan.BootExisting:
+		return s.bootExisting(ctx, p)
+	case person != nil:
+		if err := wizard.Confirm(person, p.Describe()); err != nil {
+			return exitFailed, err
+		}
+	default:
+		fmt.Fprint(s.out, "\n"+p.Describe()+"\n")
+	}
+	if err := apply.Apply(ctx, s.h, p, s.out.sink()); err != nil {
+		return exitFailed, err
+	}
+	fmt.Fprintf(s.out, "\nJoist is installed. Installation %s on /dev/%s.\n", p.InstallationID, p.Disk.Name)
+	return exitOK, nil
+}
+
+// getAnswer reads the file or asks; person is set when somebody was asked.
+func (s *session) getAnswer(f probe.Facts) (person *console, fs finding.List, err error) {
+	if s.o.unattended || s.o.answer != "" {
+		s.answer, fs = findAnswer(s.h, s.m, s.o.answer)
+		return nil, fs, nil
+	}
+	if fs = preflight.Check(f); fs.Stops() {
+		// a person at the wizard accepts what may be waived
+		var waive []string
+		for _, x := range fs {
+			if x.Level == finding.Stop && preflight.Waivable(x.Code) {
+				waive = append(waive, x.Code)
+			}
+		}
+		rest, _ := fs.Waive(waive)
+		if rest.Stops() {
+			return nil, fs, nil
+		}
+		s.answer.Waive = waive
+	}
+	c, err := s.out.claim()
+	if err != nil {
+		return nil, nil, err
+	}
+	waive := s.answer.Waive
+	s.answer, err = wizard.Ask(c, f)
+	s.answer.Waive = waive
+	return c, nil, err
+}
+
+// bootExisting starts the system that is on the disk. When the kernel cannot
+// be changed in place, the person is told and the machine restarts.
+func (s *session) bootExisting(ctx context.Context, p plan.Plan) (int, error) {
+	fmt.Fprintf(s.out, "\nStarting installation %s from /dev/%s. Remove the medium.\n", p.Existing.ID, p.Disk.Name)
+	sys, err := apply.ReadInstalled(s.h, p.Existing.ESP)
+	if err == nil {
+		s.h.Log.Info("start installed system", "slot", string(sys.Slot), "arguments", sys.Args)
+		err = sys.Kexec()
+	}
+	s.h.Log.Warn("cannot start the installed system directly", "error", err)
+	fmt.Fprintf(s.out, "It cannot be started from here (%v).\nRemove the medium; the machine restarts in 60 seconds.\n", err)
+	if !sleep(ctx, time.Minute) {
+		return exitFailed, ctx.Err()
+	}
+	return exitOK, node.WriteFile(s.h.Path(apply.NextFile), 0o644, []byte("reboot\n"))
+}
+
+// errorPause leaves time to read the console before the machine restarts.
+const errorPause = 30 * time.Second
+
+// rebootOnError asks PID 1 for a restart when the answer wants one after a
+// failure. Without it PID 1 gives a shell.
+func (s *session) rebootOnError(ctx context.Context) {
+	if !s.o.unattended || s.o.planOnly || !s.answer.Global.RebootOnError {
+		return
+	}
+	fmt.Fprintf(s.out, "The machine restarts in %v (reboot-on-error).\n", errorPause)
+	if !sleep(ctx, errorPause) {
+		return
+	}
+	if err := askInit(s.h.Path(node.InitSocket), node.InitRequest{Verb: "reboot"}); err != nil {
+		s.h.Log.Error("cannot restart through PID 1", "error", err)
+		if err := s.h.Sys.Power(host.Reboot); err != nil {
+			s.h.Log.Error("cannot restart", "error", err)
+		}
+		return
+	}
+	sleep(ctx, time.Minute) // PID 1 ends us
+}
+
+func askInit(socket string, r node.InitRequest) error {
+	c, err := net.DialTimeout("unix", socket, 5*time.Second)
+	if err != nil {
+		return fmt.Errorf("ask PID 1: %w", err)
+	}
+	defer c.Close()
+	if err := c.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
+		return fmt.Errorf("ask PID 1: %w", err)
+	}
+	var reply node.InitReply
+	if err := json.NewEncoder(c).Encode(r); err != nil {
+		return fmt.Errorf("ask PID 1: %w", err)
+	}
+	if err := json.NewDecoder(c).Decode(&reply); err != nil && !errors.Is(err, io.EOF) {
+		return fmt.Errorf("ask PID 1: %w", err)
+	}
+	if !reply.OK {
+		return fmt.Errorf("ask PID 1: %s", reply.Error)
+	}
+	return nil
+}
+
+// sleep waits and says whether it was not interrupted.
+func sleep(ctx context.Context, d time.Duration) bool {
+	select {
+	case <-ctx.Done():
+		return false
+	case <-time.After(d):
+		return true
+	}
+}

@@ -1,0 +1,101 @@
+package main
+
+import (
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+
+	"github.com/spf13/cobra"
+
+	"joist/internal/finding"
+	"joist/internal/progress"
+	"joist/iso/build"
+)
+
+func buildCommand() *cobra.Command {
+	var o build.Options
+	var verbose bool
+	c := &cobra.Command{
+		Use:   "build",
+		Short: "Build images from the sources in this folder",
+	}
+	f := c.PersistentFlags()
+	f.StringVar(&o.Config, "config", "", "build configuration (default: joist.toml beside go.mod)")
+	f.StringVar(&o.Out, "out", "build", "folder for the artefacts")
+	f.StringVar(&o.Mirror, "mirror", "", "base `URL` of a Debian mirror (default: from this machine's apt configuration)")
+	f.BoolVar(&o.Locked, "locked", false, "fail if joist.lock does not fit instead of resolving anew")
+	f.BoolVarP(&verbose, "verbose", "v", false, "also say notes")
+
+	prepare := func() error {
+		src, err := findSource()
+		if err != nil {
+			return err
+		}
+		o.Source = src
+		if o.Out, err = filepath.Abs(o.Out); err != nil {
+			return err
+		}
+		o.Sink = progress.Lines(os.Stdout)
+		o.Log = slog.New(slog.DiscardHandler)
+		o.Say = func(l finding.List) {
+			for _, x := range l {
+				if x.Level == finding.Warn || verbose && x.Level == finding.Note {
+					fmt.Fprintln(os.Stderr, x)
+				}
+			}
+		}
+		return nil
+	}
+	artefact := func(cmd *cobra.Command, make func(*build.Builder) (string, error)) error {
+		if err := prepare(); err != nil {
+			return err
+		}
+		b, err := build.New(cmd.Context(), o)
+		if err != nil {
+			return err
+		}
+		defer b.Close()
+		path, err := make(b)
+		if err != nil {
+			return err
+		}
+		fmt.Println(path)
+		return nil
+	}
+	iso := &cobra.Command{
+		Use:   "iso",
+		Short: "Build the installable image for CD and USB stick",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return artefact(cmd, func(b *build.Builder) (string, error) { return b.ISO(cmd.Context()) })
+		},
+	}
+	iso.Flags().StringVar(&o.Answer, "answer", "", "answer `FILE` to put inside: the image then installs unattended")
+	template := &cobra.Command{
+		Use:   "template debian",
+		Short: "Build a configured Debian for containers",
+		Args:  cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return artefact(cmd, func(b *build.Builder) (string, error) { return b.Template(cmd.Context(), args[0]) })
+		},
+	}
+	c.AddCommand(iso, template)
+	return c
+}
+
+// findSource walks up to the folder whose go.mod is Joist's.
+func findSource() (string, error) {
+	dir, err := os.Getwd()
+	if err != nil {
+		return "", err
+	}
+	for d := dir; ; d = filepath.Dir(d) {
+		if _, err := os.Stat(filepath.Join(d, "cmd", "joist-init")); err == nil {
+			return d, nil
+		}
+		if d == filepath.Dir(d) {
+			return "", fmt.Errorf("find the sources: %s is not inside a checkout of Joist; change into one", dir)
+		}
+	}
+}

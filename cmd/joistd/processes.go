@@ -1,0 +1,12 @@
+package main
+
+import (
+	"context"
+	"log/slog"
+
+	"joist/hypervisor/network"
+)
+
+// runNetwork keeps the node's network configured. It is a process of its own:
+// it works before, without and through restarts of the API.
+func runNetwork(ctx context.Context, log *slog.Logger) error { return network.Run(ctx, log) }

@@ -1,0 +1,70 @@
+package storage
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"joist/api/node"
+	"joist/cluster/store"
+)
+
+// Prefix is where storages are kept in the cluster store.
+const Prefix = "/joist/storages/"
+
+// Defaults are the storages of a fresh node: "local" for files, on the volume
+// of its own that filling cannot take down the node, and "local-lvm" for
+// guests' disks.
+func Defaults(n node.Storage) []Config {
+	out := []Config{{ID: "local", Type: "dir", Path: node.LocalDir, Content: []string{ISO, Template, Backup, Import, Snippets}}}
+	if n.Thin != "" {
+		out = append(out, Config{ID: "local-lvm", Type: "lvmthin", VGName: n.VGName, VGUUID: n.VGUUID, Thin: n.Thin,
+			Content: []string{Images, RootDir}})
+	}
+	return out
+}
+
+// Load reads the storages from the cluster store; where there is none yet it
+// writes the defaults first. Two nodes that start at once agree: whoever comes
+// second reads what the first wrote.
+func Load(ctx context.Context, s store.Store, defaults []Config) (configs []Config, rev int64, err error) {
+	for {
+		items, rev, err := s.List(ctx, Prefix)
+		if err != nil {
+			return nil, 0, fmt.Errorf("list storages: %w", err)
+		}
+		if len(items) > 0 || len(defaults) == 0 {
+			configs, err = decode(items)
+			return configs, rev, err
+		}
+		var conds []store.Cond
+		var ops []store.Op
+		for _, c := range defaults {
+			b, err := json.Marshal(c)
+			if err != nil {
+				return nil, 0, err
+			}
+			conds = append(conds, store.Cond{Key: Prefix + c.ID})
+			ops = append(ops, store.Op{Key: Prefix + c.ID, Value: b})
+		}
+		if _, err := s.Txn(ctx, conds, ops...); err != nil && !errors.Is(err, store.ErrConflict) {
+			return nil, 0, fmt.Errorf("write default storages: %w", err)
+		}
+	}
+}
+
+func decode(items []store.Item) ([]Config, error) {
+	out := make([]Config, 0, len(items))
+	for _, it := range items {
+		var c Config
+		if err := json.Unmarshal(it.Value, &c); err != nil {
+			return nil, fmt.Errorf("read storage %s: %w", it.Key, err)
+		}
+		if Prefix+c.ID != it.Key || !ValidID(c.ID) {
+			return nil, fmt.Errorf("read storage %s: it says its id is %q", it.Key, c.ID)
+		}
+		out = append(out, c)
+	}
+	return out, nil
+}

@@ -1,0 +1,176 @@
+package boot
+
+import (
+	"fmt"
+	"regexp"
+	"slices"
+	"strings"
+)
+
+// diskText is the fixed menu of an installed disk. The functions Choose and
+// CountDown say the same in Go; a test runs this text over every state and
+// compares. GRUB's own "fallback" is not used: it does not see a kernel whose
+// initrd could not be read, and starts it.
+const diskText = `# Joist: menu of an installed disk. This text is fixed; what changes lies
+# beside it: A.cfg and B.cfg (written with a slot), grubenv (state of both).
+` + serialText + `set timeout_style=menu
+set timeout=3
+load_env --file $prefix/grubenv order A_ok A_try B_ok B_try
+<<- range .>>
+if [ -s $prefix/<<.Slot>>.cfg ]; then
+  source $prefix/<<.Slot>>.cfg
+fi
+<<- end>>
+<<range .>><<$s := .Slot>>
+# Takes slot <<$s>> when none is taken yet and it is good or has tries left.
+function joist_consider_<<$s>> {
+  if [ -z "$joist_slot" ]; then
+    if [ "$<<$s>>_ok" = 1<<range .Tries>> -o "$<<$s>>_try" = <<.From>><<end>> ]; then
+      set joist_slot=<<$s>>
+    fi
+  fi
+}
+
+# Loads slot <<$s>>. A slot that was never seen healthy pays with a try, and
+# the price is on disk before the kernel runs. Where it cannot be written, a
+# good other slot is the better choice: this one might fail for ever.
+function joist_boot_<<$s>> {
+  set joist_trial=
+  if [ "$<<$s>>_ok" != 1 ]; then
+<<- range $i, $t := .Tries>>
+    <<if $i>>elif<<else>>if<<end>> [ "$<<$s>>_try" = <<.From>> ]; then
+      set <<$s>>_try=<<.To>>
+      set joist_trial="joist.trial=1 oops=panic panic=10"
+<<- end>>
+    fi
+  fi
+  if [ -n "$joist_trial" ]; then
+    if save_env --file $prefix/grubenv <<$s>>_try; then
+      echo "Slot <<$s>> is on trial, tries left after this one: $<<$s>>_try"
+    elif [ "$<<.Other>>_ok" = 1 ]; then
+      echo "The try of slot <<$s>> cannot be counted."
+      return 1
+    fi
+  fi
+  if linux $prefix/<<$s>>/vmlinuz joist.mode=node $<<$s>>_args $joist_trial; then
+    if initrd $prefix/<<$s>>/initrd; then
+      return 0
+    fi
+  fi
+  return 1
+}
+
+function joist_rescue_<<$s>> {
+  linux $prefix/<<$s>>/vmlinuz joist.mode=rescue $<<$s>>_args
+  initrd $prefix/<<$s>>/initrd
+}
+<<end>>
+set joist_slot=
+if [ "$order" = "B A" ]; then
+  set joist_first=B
+  joist_consider_B
+  joist_consider_A
+else
+  set joist_first=A
+  joist_consider_A
+  joist_consider_B
+fi
+if [ -z "$joist_slot" ]; then
+  set joist_slot=$joist_first
+fi
+
+set default=$joist_slot
+<<range .>>
+if [ -n "$<<.Slot>>_args" ]; then
+  menuentry "$<<.Slot>>_title" --id <<.Slot>> {
+    if joist_boot_<<.Slot>>; then
+      true
+    else
+      echo "Slot <<.Slot>> does not load, slot <<.Other>> is tried."
+      joist_boot_<<.Other>>
+    fi
+  }
+fi
+<<- end>>
+<<- range .>>
+if [ -n "$<<.Slot>>_args" ]; then
+  menuentry "Rescue: $<<.Slot>>_title" --id rescue-<<.Slot>> {
+    joist_rescue_<<.Slot>>
+  }
+fi
+<<- end>>
+`
+
+type menuTry struct{ From, To int }
+
+type menuSlot struct {
+	Slot, Other Slot
+	Tries       []menuTry
+}
+
+// DiskMenu is /joist/grub.cfg of an installed disk. Its prefix is the folder
+// it lies in: the core image's under a BIOS, DiskStub's under UEFI.
+func DiskMenu() ([]byte, error) {
+	var tries []menuTry
+	for n := MaxTries; n > 0; n-- {
+		tries = append(tries, menuTry{n, n - 1})
+	}
+	return render(diskText, []menuSlot{{A, B, tries}, {B, A, tries}})
+}
+
+// SlotBoot is what the kernel of an installed slot is started with.
+type SlotBoot struct {
+	Manifest Manifest
+	Slot     Slot
+	DiskGUID string   // of the system disk's partition table
+	State    string   // "lvm:<VG UUID>": where /var is
+	Console  []string // nil: DefaultConsole
+	Extra    []string // node state: further kernel arguments
+}
+
+var (
+	reDiskGUID = regexp.MustCompile(`^[0-9A-F]{8}(-[0-9A-F]{4}){3}-[0-9A-F]{12}$`)
+	reState    = regexp.MustCompile(`^lvm:[A-Za-z0-9]{6}(-[A-Za-z0-9]{4}){5}-[A-Za-z0-9]{6}$`)
+)
+
+// Args are the kernel's arguments without joist.mode, which the menu entry
+// adds.
+func (b SlotBoot) Args() ([]string, error) {
+	if err := b.Manifest.Validate(); err != nil {
+		return nil, err
+	}
+	if _, err := ParseSlot(string(b.Slot)); err != nil {
+		return nil, err
+	}
+	if !reDiskGUID.MatchString(b.DiskGUID) {
+		return nil, fmt.Errorf("%q is not a disk GUID in upper case", b.DiskGUID)
+	}
+	if !reState.MatchString(b.State) {
+		return nil, fmt.Errorf("%q does not name the state volume: lvm:<volume group UUID>", b.State)
+	}
+	if b.Console == nil {
+		b.Console = DefaultConsole()
+	}
+	args := slices.Concat([]string{
+		"joist.build=" + b.Manifest.BuildID,
+		"joist.slot=" + string(b.Slot),
+		"joist.verity=" + b.Manifest.VerityRoot,
+		"joist.disk=" + b.DiskGUID,
+		"joist.state=" + b.State,
+		"panic=30", // Debian's kernel hangs in a panic unless told otherwise
+	}, b.Extra, b.Console)
+	return args, checkArgs(args)
+}
+
+// SlotConfig is A.cfg or B.cfg.
+func SlotConfig(b SlotBoot) ([]byte, error) {
+	args, err := b.Args()
+	if err != nil {
+		return nil, fmt.Errorf("write slot configuration: %w", err)
+	}
+	var t strings.Builder
+	fmt.Fprintf(&t, "# Joist, slot %s: written with the slot's files.\n", b.Slot)
+	fmt.Fprintf(&t, "set %s_title='Joist %s, slot %s (build %s)'\n", b.Slot, b.Manifest.Version, b.Slot, b.Manifest.BuildID)
+	fmt.Fprintf(&t, "set %s_args='%s'\n", b.Slot, strings.Join(args, " "))
+	return []byte(t.String()), nil
+}

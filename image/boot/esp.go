@@ -1,0 +1,103 @@
+package boot
+
+import (
+	"fmt"
+	"time"
+
+	"joist/image/disk"
+	"joist/rootfs/tree"
+)
+
+// Loaders are Debian's signed programs for UEFI.
+type Loaders struct {
+	Shim tree.Source // shimx64.efi.signed
+	Grub tree.Source // disk: grubx64.efi.signed; medium: gcdx64.efi.signed, whose prefix is /boot/grub
+	MOK  tree.Source // mmx64.efi.signed: shim's key manager
+}
+
+// in lists the loaders below dir; shim goes by the name given.
+func (l Loaders) in(dir, shim string) []disk.File {
+	return []disk.File{{Path: dir + "/" + shim, Data: l.Shim}, {Path: dir + "/grubx64.efi", Data: l.Grub}, {Path: dir + "/mmx64.efi", Data: l.MOK}}
+}
+
+// Paths on the EFI system partition of a disk.
+const (
+	ESPLabel   = "JOIST-ESP"
+	PathMenu   = "/joist/grub.cfg"
+	PathStub   = "/EFI/debian/grub.cfg"
+	PathEnv    = "/joist/grubenv"
+	PathLoader = `\EFI\joist\shimx64.efi` // of the firmware's boot entry
+)
+
+// PathSlotConfig is where a slot's arguments lie.
+func PathSlotConfig(s Slot) string { return "/joist/" + string(s) + ".cfg" }
+
+// PathSlotFile is where a slot's vmlinuz or initrd lies.
+func PathSlotFile(s Slot, name string) string { return "/joist/" + string(s) + "/" + name }
+
+// ESP is the content of a fresh system disk's EFI system partition.
+type ESP struct {
+	Loaders        Loaders
+	Kernel, Initrd tree.Source
+	Boot           SlotBoot
+	State          State
+}
+
+// Volume returns the partition's file system, ready to be planned and written.
+// The removable-media path gets shim without its fallback program: that one
+// would write boot entries of its own.
+func (e ESP) Volume(p disk.Partition, sectorSize int, serial uint32) (disk.FAT, error) {
+	menu, err := DiskMenu()
+	if err != nil {
+		return disk.FAT{}, err
+	}
+	slot, err := SlotConfig(e.Boot)
+	if err != nil {
+		return disk.FAT{}, err
+	}
+	env := &Env{}
+	if err := e.State.Store(env); err != nil {
+		return disk.FAT{}, err
+	}
+	block, err := env.Encode()
+	if err != nil {
+		return disk.FAT{}, err
+	}
+	files := append(e.Loaders.in("/EFI/BOOT", "BOOTX64.EFI"), e.Loaders.in("/EFI/joist", "shimx64.efi")...)
+	files = append(files,
+		disk.File{Path: PathStub, Data: tree.Bytes(DiskStub())},
+		disk.File{Path: PathMenu, Data: tree.Bytes(menu)},
+		disk.File{Path: PathSlotConfig(e.Boot.Slot), Data: tree.Bytes(slot)},
+		disk.File{Path: PathEnv, Data: tree.Bytes(block)},
+		disk.File{Path: PathSlotFile(e.Boot.Slot, FileKernel), Data: e.Kernel},
+		disk.File{Path: PathSlotFile(e.Boot.Slot, FileInitrd), Data: e.Initrd},
+	)
+	return disk.FAT{
+		Size: p.Size, SectorSize: sectorSize, Start: p.Start, Label: ESPLabel, Serial: serial,
+		Time: e.Boot.Manifest.Built, Files: files,
+	}, nil
+}
+
+// MediumImage is the EFI image of an installation medium: the loaders and the
+// way to the medium's menu, found by the signed GRUB's prefix or, when that
+// does not resolve, beside itself. Its size follows its content.
+func MediumImage(buildID string, l Loaders, built time.Time, serial uint32) (disk.FAT, error) {
+	stub, err := MediumStub(buildID)
+	if err != nil {
+		return disk.FAT{}, err
+	}
+	files := append(l.in("/EFI/BOOT", "BOOTX64.EFI"),
+		disk.File{Path: "/EFI/BOOT/grub.cfg", Data: tree.Bytes(stub)},
+		disk.File{Path: "/boot/grub/grub.cfg", Data: tree.Bytes(stub)},
+	)
+	var size int64
+	for _, f := range files {
+		if f.Data == nil {
+			return disk.FAT{}, fmt.Errorf("make EFI image: %q is missing", f.Path)
+		}
+		size += f.Data.Size()
+	}
+	// Directories, tables and half-filled clusters take less than 256 KiB.
+	size = max((size+256*1024+disk.MiB-1)/disk.MiB*disk.MiB, 4*disk.MiB)
+	return disk.FAT{Size: size, SectorSize: sector, Label: "JOIST-EFI", Serial: serial, Time: built, Files: files}, nil
+}

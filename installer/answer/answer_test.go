@@ -1,0 +1,143 @@
+package answer
+
+import (
+	goflag "flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"joist/internal/finding"
+)
+
+var update = goflag.Bool("update", false, "rewrite golden files")
+
+func golden(t *testing.T, name, got string) {
+	t.Helper()
+	if *update {
+		if err := os.WriteFile(name, []byte(got), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got != string(want) {
+		t.Errorf("%s differs:\n%s", name, got)
+	}
+}
+
+// Each testdata/*.toml has a golden file with every finding and, when none
+// stops, the answer as it was understood.
+func TestLoadGolden(t *testing.T) {
+	files, _ := filepath.Glob("testdata/*.toml")
+	if len(files) == 0 {
+		t.Fatal("no answer files in testdata")
+	}
+	for _, f := range files {
+		t.Run(filepath.Base(f), func(t *testing.T) {
+			r, err := os.Open(f)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer r.Close()
+			a, fs := Load(r, "answer.toml")
+			var b strings.Builder
+			fs.Write(&b)
+			if !fs.Stops() {
+				b.WriteString(a.String())
+			}
+			for _, secret := range []string{"correct horse", "hunter2", "tok-secret"} {
+				if strings.Contains(b.String(), secret) || strings.Contains(fmt.Sprintf("%v %+v %#v", a, a, a.Global), secret) {
+					t.Errorf("the secret %q shows", secret)
+				}
+			}
+			golden(t, strings.TrimSuffix(f, ".toml")+".golden", b.String())
+		})
+	}
+}
+
+// The schema's spelling and its alias are the same key everywhere.
+func TestSnakeCase(t *testing.T) {
+	kebab, err := os.ReadFile("testdata/full.toml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var snake []string
+	for l := range strings.SplitSeq(string(kebab), "\n") {
+		k, v, ok := strings.Cut(l, "=")
+		switch {
+		case ok:
+			l = strings.ReplaceAll(k, "-", "_") + "=" + v
+		case strings.HasPrefix(l, "["):
+			l = strings.ReplaceAll(l, "-", "_")
+		}
+		snake = append(snake, l)
+	}
+	a, fs := Load(strings.NewReader(string(kebab)), "x")
+	b, gs := Load(strings.NewReader(strings.Join(snake, "\n")), "x")
+	if fs.Stops() || gs.Stops() || a.String() != b.String() {
+		t.Errorf("aliases differ: %v %v\n%s\n%s", fs, gs, a, b)
+	}
+}
+
+func TestMatch(t *testing.T) {
+	for _, c := range []struct {
+		pattern, v string
+		want       bool
+	}{
+		{"*", "anything/with/slash", true},
+		{"enx?a*", "enx0abc", true},
+		{"[!a]bc", "xbc", true},
+		{"[!a]bc", "abc", false},
+		{"[0-9]", "5", true},
+		{"SAM*", "sam", false},
+		{"[", "[", false},
+	} {
+		if got := Match(c.pattern, c.v); got != c.want {
+			t.Errorf("Match(%q, %q) = %v", c.pattern, c.v, got)
+		}
+	}
+}
+
+func TestWizardAnswer(t *testing.T) {
+	a := Answer{
+		Global:  Global{Keyboard: "de", Country: "at", Timezone: "UTC", FQDN: "n1", MailTo: "a@b.c", RootPassword: "12345678"},
+		Network: Network{Source: FromDHCP},
+		Disk:    Disk{Filesystem: "ext4", List: []string{"vda"}},
+	}
+	if fs := a.Validate(); len(fs) != 0 {
+		t.Errorf("findings: %v", fs)
+	}
+	a.Global.RootPassword = "short"
+	if fs := a.Validate(); fs.Worst() != finding.Stop || fs[0].Path != "global.root-password" {
+		t.Errorf("findings: %v", fs)
+	}
+}
+
+func FuzzLoad(f *testing.F) {
+	files, _ := filepath.Glob("testdata/*.toml")
+	for _, n := range files {
+		b, err := os.ReadFile(n)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(string(b))
+	}
+	f.Add("a = { b = [ { c = 1 } ] }\n[[x.y]]\n")
+	f.Add("x = \"\\u00e9\"\n\"\" = 1")
+	f.Fuzz(func(t *testing.T, s string) {
+		a, fs := Load(strings.NewReader(s), "fuzz")
+		for _, x := range fs {
+			_ = x.String()
+		}
+		if fs.Stops() {
+			return
+		}
+		if again := a.Validate(); again.Stops() {
+			t.Errorf("loaded without findings, then: %v", again)
+		}
+	})
+}

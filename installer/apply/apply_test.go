@@ -1,0 +1,308 @@
+package apply
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"flag"
+	"io"
+	"log/slog"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/go-crypt/x/yescrypt"
+
+	"joist/api/node"
+	"joist/image/boot"
+	"joist/image/disk"
+	"joist/installer/answer"
+	"joist/installer/plan"
+	"joist/installer/probe"
+	"joist/internal/host"
+	"joist/internal/progress"
+	"joist/internal/run"
+)
+
+var update = flag.Bool("update", false, "rewrite golden files")
+
+const uuid = "AbCdEf-0123-4567-89ab-cdef-0123-456789"
+
+// machine is a folder with a sparse disk image, a medium and firmware variables.
+type machine struct {
+	*host.Host
+	script *run.Script
+	mounts []string
+	fail   string // substring of a command that fails
+}
+
+func (m *machine) Mount(x host.Mount) error {
+	m.mounts = append(m.mounts, "mount "+x.FSType+" "+x.Source+" "+x.Target)
+	return nil
+}
+
+func (m *machine) Unmount(t string) error {
+	m.mounts = append(m.mounts, "unmount "+t)
+	return nil
+}
+
+func (m *machine) Power(host.PowerAction) error { return errors.New("not in a test") }
+
+func (m *machine) write(t *testing.T, name string, b []byte) boot.File {
+	t.Helper()
+	if err := os.MkdirAll(filepath.Dir(m.Path(name)), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(m.Path(name), b, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	s := sha256.Sum256(b)
+	return boot.File{Size: int64(len(b)), SHA256: hex.EncodeToString(s[:])}
+}
+
+const diskSize = 32e9
+
+func newMachine(t *testing.T) (*machine, plan.Plan) {
+	t.Helper()
+	m := &machine{}
+	m.script = &run.Script{Answer: func(c run.Cmd) ([]byte, error) {
+		if m.fail != "" && strings.Contains(c.String(), m.fail) {
+			return nil, errors.New("scripted failure")
+		}
+		if len(c.Args) > 0 && c.Args[0] == "vgs" {
+			return []byte("  " + uuid + "\n"), nil
+		}
+		return nil, nil
+	}}
+	m.Host = &host.Host{Root: t.TempDir(), Run: m.script, Sys: m, Now: func() time.Time { return time.Unix(1.8e9, 0) }, Log: slog.New(slog.DiscardHandler)}
+	m.write(t, "/dev/vda", nil)
+	if err := os.Truncate(m.Path("/dev/vda"), diskSize); err != nil {
+		t.Fatal(err)
+	}
+	for _, n := range []string{"1", "2", "3", "4", "5"} {
+		m.write(t, "/dev/vda"+n, nil)
+	}
+	noise := func(n int) []byte {
+		b := make([]byte, n)
+		r := rand.New(rand.NewPCG(1, uint64(n)))
+		for i := range b {
+			b[i] = byte(r.Uint32())
+		}
+		return b
+	}
+	const id = "0011223344556677"
+	med, build := probe.MediumDir, probe.MediumDir+"/joist/"+id
+	img := plan.Image{Loaders: map[string]int64{}, Manifest: boot.Manifest{BuildID: id, Version: "0.1.0", Kernel: "6.12", VerityRoot: strings.Repeat("a", 64), Built: time.Unix(1.7e9, 0)}}
+	img.Files = map[string]boot.File{
+		boot.FileKernel: m.write(t, med+"/boot/vmlinuz", noise(70_001)), boot.FileInitrd: m.write(t, med+"/boot/initrd", noise(90_002)),
+		boot.FileSystem: m.write(t, build+"/system.sqfs", noise(9<<20+4096)),
+	}
+	grub := make([]byte, 512)
+	grub[0x66], grub[510], grub[511] = 0xeb, 0x55, 0xaa
+	core := noise(4096)
+	binary.LittleEndian.PutUint16(core[0x1f4+8:], 7)
+	binary.LittleEndian.PutUint16(core[0x1f4+10:], 0x820)
+	for name, b := range map[string][]byte{plan.LoaderBoot: grub, plan.LoaderCore: core, plan.LoaderShim: noise(1001), plan.LoaderGrub: noise(1002), plan.LoaderMOK: noise(1003)} {
+		img.Loaders[name] = m.write(t, build+"/boot/"+name, b).Size
+	}
+	m.write(t, efiDir+"/Boot0000-"+globalGUID, append([]byte{7, 0, 0, 0, 1, 0, 0, 0, 4, 0}, utf16z("Shell")...))
+	m.write(t, efiDir+"/BootOrder-"+globalGUID, []byte{7, 0, 0, 0, 0, 0})
+
+	f := probe.Facts{
+		Time: time.Date(2026, 11, 21, 0, 0, 0, 0, time.UTC), Firmware: probe.Firmware{Mode: probe.UEFI}, CPU: probe.CPU{Virtualisation: "svm", KVM: true},
+		Memory: probe.Memory{Total: 4 << 30}, Disks: []probe.Disk{{Name: "vda", Size: diskSize, Sector: 512}}, NICs: []probe.NIC{{Name: "eth0", MAC: "52:54:00:00:00:01"}},
+		ConsoleArgs: []string{"console=ttyS0,115200"},
+	}
+	swap := int64(1 << 30)
+	a := answer.Answer{
+		Global: answer.Global{Keyboard: "de", Country: "at", Timezone: "UTC", FQDN: "n1.example.com", MailTo: "a@example.com", RootPassword: "topsecret", RebootMode: "power-off"},
+		Disk:   answer.Disk{Filesystem: "ext4", List: []string{"vda"}, SwapSize: &swap},
+	}
+	id0, err := plan.NewIdentity(bytes.NewReader(noise(1000)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, fs := plan.Make(f, a, img, id0)
+	if fs.Stops() {
+		t.Fatal(fs)
+	}
+	return m, p
+}
+
+func TestApply(t *testing.T) {
+	m, p := newMachine(t)
+	var steps []string
+	sink := func(e progress.Event) {
+		if e.State != progress.Running {
+			steps = append(steps, string(e.State)+" "+e.Step)
+		}
+	}
+	if err := Apply(context.Background(), m.Host, p, sink); err != nil {
+		t.Fatal(err)
+	}
+	got := strings.Join(m.script.Calls(), "\n") + "\n\n" + strings.Join(m.mounts, "\n") + "\n\n" + strings.Join(steps, "\n") + "\n"
+	if *update {
+		os.MkdirAll("testdata", 0o755)
+		os.WriteFile("testdata/apply.golden", []byte(got), 0o644)
+	}
+	want, err := os.ReadFile("testdata/apply.golden")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got != string(want) {
+		t.Errorf("what was done differs:\n%s", got)
+	}
+	checkDisk(t, m, p)
+	checkSeed(t, m)
+	if b, _ := os.ReadFile(m.Path(NextFile)); string(b) != "poweroff\n" {
+		t.Errorf("next: %q", b)
+	}
+	if b, _ := os.ReadFile(m.Path(efiDir, "BootOrder-"+globalGUID)); !bytes.Equal(b, []byte{7, 0, 0, 0, 1, 0, 0, 0}) {
+		t.Errorf("boot order: % x", b)
+	}
+	// A second run finds its own entry and gives the same order.
+	if err := Apply(context.Background(), m.Host, p, progress.Discard); err != nil {
+		t.Fatal(err)
+	}
+	if b, _ := os.ReadFile(m.Path(efiDir, "BootOrder-"+globalGUID)); !bytes.Equal(b, []byte{7, 0, 0, 0, 1, 0, 0, 0}) {
+		t.Errorf("boot order after the second run: % x", b)
+	}
+}
+
+func checkDisk(t *testing.T, m *machine, p plan.Plan) {
+	t.Helper()
+	f, err := os.Open(m.Path("/dev/vda"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	l, err := disk.ReadTable(f, diskSize, 512)
+	if err != nil || l.DiskGUID != p.Identity.DiskGUID || len(l.Partitions) != 5 {
+		t.Fatalf("table: %v %+v", err, l)
+	}
+	same := func(what string, off int64, file string) {
+		want, err := os.ReadFile(m.Path(file))
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := make([]byte, len(want))
+		if _, err := f.ReadAt(got, off); err != nil || !bytes.Equal(got, want) {
+			t.Errorf("%s differs from the medium (%v)", what, err)
+		}
+	}
+	same("slot A", l.Partitions[2].Start, probe.MediumDir+"/joist/0011223344556677/system.sqfs")
+	esp := l.Partitions[1]
+	r := io.NewSectionReader(f, esp.Start, esp.Size)
+	for path, file := range map[string]string{
+		"/joist/A/vmlinuz": "/boot/vmlinuz", "/joist/A/initrd": "/boot/initrd", "/EFI/BOOT/BOOTX64.EFI": "/joist/0011223344556677/boot/shimx64.efi",
+	} {
+		e, err := disk.LocateFAT(r, path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		same(path, esp.Start+e.Offset, probe.MediumDir+file)
+	}
+	// what was installed is what kexec would start; the boot partition as a
+	// device of its own is cut out of the disk here
+	b := make([]byte, 16<<20)
+	if _, err := r.ReadAt(b, 0); err != nil {
+		t.Fatal(err)
+	}
+	m.write(t, "/dev/esp", b)
+	s, err := ReadInstalled(m.Host, "esp")
+	if err != nil || s.Slot != boot.A || !strings.Contains(s.Args, "joist.mode=node joist.build=0011223344556677") ||
+		!strings.Contains(s.Args, "joist.state=lvm:"+uuid) || !strings.Contains(s.Args, "console=ttyS0,115200") || len(s.Kernel) != 70_001 {
+		t.Errorf("installed system: %v %s %q", err, s.Slot, s.Args)
+	}
+}
+
+func checkSeed(t *testing.T, m *machine) {
+	t.Helper()
+	read := func(p string) string {
+		b, err := os.ReadFile(m.Path(targetDir, "state", strings.TrimPrefix(p, "/var")))
+		if err != nil {
+			t.Error(err)
+		}
+		return string(b)
+	}
+	shadow := strings.TrimSpace(read(node.ShadowFile))
+	if len(shadow) != plan.HashSize {
+		t.Errorf("the hash has %d characters, the plan says %d", len(shadow), plan.HashSize)
+	}
+	if again, err := yescrypt.Hash([]byte("topsecret"), []byte(shadow)); err != nil || string(again) != shadow {
+		t.Errorf("the hash does not verify: %v", err)
+	}
+	var c node.Config
+	if err := json.Unmarshal([]byte(read(node.ConfigFile)), &c); err != nil || c.Storage.VGUUID != uuid || c.Name != "n1" || c.Storage.Thin != "data" {
+		t.Errorf("node configuration: %v %+v", err, c)
+	}
+	if strings.Contains(read(node.ReportFile), "topsecret") {
+		t.Error("the report holds the password")
+	}
+	st, err := os.Stat(m.Path(targetDir, "state/lib/joist/node"))
+	if err != nil || st.Mode().Perm() != 0o700 {
+		t.Errorf("node folder: %v %v", err, st.Mode())
+	}
+}
+
+// A failure in the middle lets go of everything and leaves no boot sector.
+func TestApplyFails(t *testing.T) {
+	for _, fail := range []string{"vgcreate", "mkswap", "lvcreate -y --type"} {
+		m, p := newMachine(t)
+		m.fail = "--config"
+		m.fail = fail
+		if strings.HasPrefix(fail, "lvcreate") {
+			m.fail = "thin-pool"
+		}
+		err := Apply(context.Background(), m.Host, p, progress.Discard)
+		if err == nil {
+			t.Fatalf("%s: no error", fail)
+		}
+		b := make([]byte, 440)
+		f, _ := os.Open(m.Path("/dev/vda"))
+		f.ReadAt(b, 0)
+		f.Close()
+		if !bytes.Equal(b, make([]byte, 440)) {
+			t.Errorf("%s: a boot sector was written", fail)
+		}
+		var j Journal
+		raw, _ := os.ReadFile(m.Path(JournalFile))
+		if err := json.Unmarshal(raw, &j); err != nil || j.Steps[len(j.Steps)-1].State != progress.Failed {
+			t.Errorf("%s: journal %s", fail, raw)
+		}
+		if _, err := os.Stat(m.Path(NextFile)); err == nil {
+			t.Errorf("%s: the machine would go on", fail)
+		}
+	}
+}
+
+// A damaged medium is seen before the disk can boot.
+func TestDamagedMedium(t *testing.T) {
+	for _, file := range []string{"/joist/0011223344556677/system.sqfs", "/boot/initrd"} {
+		m, p := newMachine(t)
+		name := m.Path(probe.MediumDir, file)
+		b, _ := os.ReadFile(name)
+		b[5000] ^= 1
+		os.WriteFile(name, b, 0o644)
+		err := Apply(context.Background(), m.Host, p, progress.Discard)
+		if err == nil || !strings.Contains(err.Error(), "damaged") {
+			t.Errorf("%s: %v", file, err)
+		}
+	}
+}
+
+func TestSectionStaysInside(t *testing.T) {
+	s := &section{w: nil, base: 100, size: 10}
+	for _, c := range []struct{ off, n int64 }{{10, 1}, {5, 6}, {-1, 1}, {1 << 62, 1}} {
+		if _, err := s.WriteAt(make([]byte, c.n), c.off); !errors.Is(err, errPastEnd) {
+			t.Errorf("write of %d at %d: %v", c.n, c.off, err)
+		}
+	}
+}

@@ -1,0 +1,103 @@
+package plan
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/netip"
+	"strings"
+	"time"
+
+	"joist/api/node"
+	"joist/installer/answer"
+)
+
+// VGUUIDSize is the length of a volume group's UUID in LVM's spelling; the
+// UUID itself exists only after vgcreate.
+const VGUUIDSize = 38
+
+// HashSize is the length of the yescrypt hash that apply makes of a password:
+// "$y$j9T$", 22 characters of salt, "$" and 43 of hash (crypt(5)).
+const HashSize = 7 + 22 + 1 + 43
+
+// SeedFile is one file of the node's configuration with its content.
+type SeedFile struct {
+	Path string // absolute, on the node
+	Mode uint32
+	Data []byte
+}
+
+// NodeConfig is what the node will know about itself.
+func (p Plan) NodeConfig(vgUUID string) node.Config {
+	a := p.Answer
+	c := node.Config{
+		Name: strings.ToLower(a.Global.Host()), Domain: strings.ToLower(a.Global.Domain()),
+		InstallationID: p.InstallationID, Installed: p.Time.UTC().Format(time.RFC3339), Version: p.Image.Version,
+		Timezone: a.Global.Timezone, Keyboard: a.Global.Keyboard, Country: strings.ToLower(a.Global.Country), MailTo: a.Global.MailTo,
+		Network: node.Network{Bridge: "vmbr0", MAC: p.NIC.MAC, Link: p.NIC.Name, Method: "dhcp", Search: strings.ToLower(a.Global.Domain())},
+		Storage: node.Storage{Layout: "lvm", VGUUID: vgUUID, VGName: VGName},
+	}
+	for _, v := range p.Volumes {
+		if v.Use == "thin-pool" {
+			c.Storage.Thin = v.Name
+		}
+	}
+	if a.Network.Source == answer.FromAnswer {
+		c.Network.Method, c.Network.CIDR, c.Network.Gateway, c.Network.DNS = "static", canonical(a.Network.CIDR), a.Network.Gateway, a.Network.DNS
+	}
+	return c
+}
+
+// canonical spells a prefix as Go does, so that everybody after us reads one form.
+func canonical(cidr string) string {
+	if x, err := netip.ParsePrefix(cidr); err == nil {
+		return x.String()
+	}
+	return cidr
+}
+
+// Report is install-report.json: what was decided, without any secret.
+type Report struct {
+	Plan   Plan   `json:"plan"`
+	Answer string `json:"answer"`
+}
+
+// Seed makes the files of the state volume. shadow is the hash of root's
+// password.
+func (p Plan) Seed(vgUUID, shadow string) ([]SeedFile, error) {
+	conf, err := json.MarshalIndent(p.NodeConfig(vgUUID), "", "  ")
+	if err != nil {
+		return nil, fmt.Errorf("encode node configuration: %w", err)
+	}
+	report, err := json.MarshalIndent(Report{Plan: p, Answer: p.Answer.String()}, "", "  ")
+	if err != nil {
+		return nil, fmt.Errorf("encode installation report: %w", err)
+	}
+	keys := ""
+	for _, k := range p.Answer.Global.RootSSHKeys {
+		keys += strings.TrimSpace(k) + "\n"
+	}
+	return []SeedFile{
+		{node.ConfigFile, 0o644, append(conf, '\n')},
+		{node.ShadowFile, 0o600, []byte(shadow + "\n")},
+		{node.KeysFile, 0o600, []byte(keys)},
+		{node.HostIDFile, 0o444, []byte(p.Identity.MachineID + "\n")},
+		{node.ReportFile, 0o600, append(report, '\n')},
+	}, nil
+}
+
+// seedFiles lists them with their sizes: UUID and hash have fixed ones.
+func (p Plan) seedFiles() ([]File, error) {
+	shadow := p.Answer.Global.RootPasswordHashed.Reveal()
+	if shadow == "" {
+		shadow = strings.Repeat("x", HashSize)
+	}
+	files, err := p.Seed(strings.Repeat("x", VGUUIDSize), shadow)
+	if err != nil {
+		return nil, err
+	}
+	var out []File
+	for _, f := range files {
+		out = append(out, File{Path: f.Path, Bytes: int64(len(f.Data))})
+	}
+	return out, nil
+}

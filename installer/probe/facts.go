@@ -1,0 +1,149 @@
+// Package probe looks at a machine and says what it found: firmware, CPU,
+// memory, disks, NICs, consoles and the medium it was booted from. It reads
+// /sys, /proc, udev's database and the first bytes of disks below a root
+// folder; it never writes, mounts, activates or assembles anything. Facts can
+// be stored as JSON, so that a plan can be made elsewhere.
+package probe
+
+import (
+	"fmt"
+	"strings"
+	"time"
+)
+
+// Facts is everything planning may know about a machine.
+type Facts struct {
+	Time     time.Time `json:"time"` // the machine's clock
+	Firmware Firmware  `json:"firmware"`
+	CPU      CPU       `json:"cpu"`
+	Memory   Memory    `json:"memory"`
+	Disks    []Disk    `json:"disks"`
+	NICs     []NIC     `json:"nics"`
+	Consoles []string  `json:"consoles"` // names below /dev, as console= named them
+	// ConsoleArgs are the console= arguments themselves, which the installed
+	// system is started with as well.
+	ConsoleArgs []string `json:"console_args"`
+	Medium      string   `json:"medium,omitempty"` // kernel name of the disk or drive booted from
+	Problems    []string `json:"problems,omitempty"`
+}
+
+// Firmware modes.
+const (
+	BIOS = "bios"
+	UEFI = "uefi"
+)
+
+// Firmware is how the machine was started.
+type Firmware struct {
+	Mode       string `json:"mode"`
+	SecureBoot bool   `json:"secure_boot"`
+	Bits       int    `json:"bits,omitempty"` // width of the UEFI firmware
+}
+
+// CPU says what runs guests.
+type CPU struct {
+	Vendor         string `json:"vendor"`
+	Model          string `json:"model"`
+	Count          int    `json:"count"`
+	Virtualisation string `json:"virtualisation,omitempty"` // "vmx", "svm" or ""
+	KVM            bool   `json:"kvm"`                      // /dev/kvm made a virtual machine
+	KVMError       string `json:"kvm_error,omitempty"`
+}
+
+// Memory in bytes. Installed is the sum of what the firmware's map calls
+// "System RAM", Total what the kernel has left of it (MemTotal).
+type Memory struct {
+	Installed int64 `json:"installed"`
+	Total     int64 `json:"total"`
+}
+
+// Size returns the better known of the two.
+func (m Memory) Size() int64 { return max(m.Installed, m.Total) }
+
+// Disk is one whole disk.
+type Disk struct {
+	Name         string            `json:"name"`         // "sda"
+	Size         int64             `json:"size"`         // bytes
+	Sector       int               `json:"sector"`       // logical sector size in bytes
+	Bus          string            `json:"bus"`          // "nvme", "usb", "virtio", "ata", "scsi", "mmc", "other"
+	Model        string            `json:"model"`        //
+	Serial       string            `json:"serial"`       //
+	WWN          string            `json:"wwn"`          //
+	Removable    bool              `json:"removable"`    //
+	ReadOnly     bool              `json:"read_only"`    //
+	Rotational   bool              `json:"rotational"`   //
+	Medium       bool              `json:"medium"`       // booted from it
+	InUse        []string          `json:"in_use"`       // what holds it: mount points, "swap", holders
+	Contents     []Content         `json:"contents"`     // by signature
+	Installation *Installation     `json:"installation"` // a system of ours
+	Udev         map[string]string `json:"udev"`         // properties that filters match
+}
+
+// Content is a signature on a disk or one of its partitions.
+type Content struct {
+	Where string `json:"where"` // "sda", "sda1"
+	Kind  string `json:"kind"`  // "gpt", "mbr", "lvm", "ext4", "iso9660", …
+	Name  string `json:"name"`  // label, volume group or partition name
+}
+
+// Installation is an installed system, known from its partition table alone.
+type Installation struct {
+	ID   string `json:"id"`   // first 16 hex digits of the disk's GUID
+	GUID string `json:"guid"` // the disk's GUID
+	ESP  string `json:"esp"`  // kernel name of the partition
+	Data string `json:"data"` // kernel name of the partition
+}
+
+// NIC is one wired network interface with hardware behind it.
+type NIC struct {
+	Name    string            `json:"name"`
+	MAC     string            `json:"mac"`
+	Driver  string            `json:"driver"`
+	Carrier string            `json:"carrier"` // "up", "down", or "unknown" while the link is not enabled
+	Udev    map[string]string `json:"udev"`
+}
+
+// Describe is one line for a person.
+func (d Disk) Describe() string {
+	var s []string
+	s = append(s, "/dev/"+d.Name, Bytes(d.Size))
+	for _, v := range []string{d.Model, d.Serial} {
+		if v != "" {
+			s = append(s, v)
+		}
+	}
+	if d.Bus != "" {
+		s = append(s, d.Bus)
+	}
+	switch {
+	case d.Medium:
+		s = append(s, "(booted from it)")
+	case d.Installation != nil:
+		s = append(s, "(Joist installation "+d.Installation.ID+")")
+	case len(d.Contents) > 0:
+		s = append(s, "("+d.Contents[0].Kind+")")
+	}
+	return strings.Join(s, "  ")
+}
+
+// Bytes writes a size in the decimal units that disks are sold in.
+func Bytes(n int64) string {
+	switch {
+	case n >= 1e12:
+		return fmt.Sprintf("%.1f TB", float64(n)/1e12)
+	case n >= 1e9:
+		return fmt.Sprintf("%.1f GB", float64(n)/1e9)
+	default:
+		return fmt.Sprintf("%.1f MB", float64(n)/1e6)
+	}
+}
+
+// Find returns the disk of that name.
+func (f Facts) Find(name string) (Disk, bool) {
+	for _, d := range f.Disks {
+		if d.Name == name {
+			return d, true
+		}
+	}
+	return Disk{}, false
+}

@@ -1,0 +1,233 @@
+package build
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"joist/internal/finding"
+	"joist/internal/progress"
+	"joist/internal/run"
+	"joist/rootfs/deb"
+	"joist/rootfs/lock"
+	"joist/rootfs/policy"
+	"joist/rootfs/sandbox"
+	"joist/rootfs/unpack"
+)
+
+// Options are what a person may say about one build.
+type Options struct {
+	Source string // the checkout: go.mod, joist.toml, joist.lock
+	Config string // joist.toml, "" for the one in Source
+	Out    string // where artefacts go
+	Mirror string // base URL instead of apt's sources
+	Answer string // answer file to put inside
+	Locked bool   // a lock that does not fit is an error
+	Sink   progress.Sink
+	Say    func(finding.List) // notes and warnings as they come
+	Log    *slog.Logger
+}
+
+// Builder carries one build through its steps.
+type Builder struct {
+	o      Options
+	cfg    Config
+	gotool goTool
+	client *deb.Client
+	lock   lock.Lock
+	lockOf []byte // the lock file's text
+	files  map[string]string
+	cache  string
+	work   string // emptied when the build ends
+	box    sandbox.Sandbox
+	built  time.Time
+	id     string
+	bins   map[string][]byte // program → content, by base name
+}
+
+// Sets of the lock.
+const (
+	setImage = "image"
+	setTools = "tools"
+	setGuest = "template"
+)
+
+// New checks the configuration and prepares a build. Nothing is fetched yet.
+func New(ctx context.Context, o Options) (*Builder, error) {
+	b := &Builder{o: o, bins: map[string][]byte{}}
+	if o.Config == "" {
+		o.Config = filepath.Join(o.Source, "joist.toml")
+	}
+	cfg, fl := LoadConfig(o.Config)
+	if err := fl.Err(); err != nil {
+		return nil, err
+	}
+	b.cfg = cfg
+	var err error
+	if b.gotool, err = findGo(ctx); err != nil {
+		return nil, err
+	}
+	if b.cache, err = cacheDir(); err != nil {
+		return nil, err
+	}
+	if b.client, err = deb.New(deb.Config{Mirror: o.Mirror, Log: o.Log}); err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(o.Out, 0o755); err != nil {
+		return nil, fmt.Errorf("make the output folder: %w", err)
+	}
+	if b.work, err = os.MkdirTemp(o.Out, ".work-"); err != nil {
+		return nil, fmt.Errorf("make a work folder: %w", err)
+	}
+	b.built = b.buildTime(ctx)
+	return b, nil
+}
+
+// Close removes what the build does not leave behind.
+func (b *Builder) Close() error { return os.RemoveAll(b.work) }
+
+// buildTime is the time in every file of the image: SOURCE_DATE_EPOCH, else
+// that of the last commit, else now.
+func (b *Builder) buildTime(ctx context.Context) time.Time {
+	if s := os.Getenv("SOURCE_DATE_EPOCH"); s != "" {
+		if n, err := strconv.ParseInt(s, 10, 64); err == nil {
+			return time.Unix(n, 0).UTC()
+		}
+	}
+	out, err := run.OS{}.Run(ctx, run.Cmd{Path: "git", Args: []string{"log", "-1", "--format=%ct"}, Dir: b.o.Source, Env: os.Environ()})
+	if err == nil {
+		if n, err := strconv.ParseInt(strings.TrimSpace(string(out)), 10, 64); err == nil {
+			return time.Unix(n, 0).UTC()
+		}
+	}
+	return time.Now().UTC().Truncate(time.Second)
+}
+
+// prepare does what every artefact needs: the lock, the packages of its sets
+// and the tools.
+func (b *Builder) prepare(ctx context.Context, sets ...string) error {
+	if err := b.loadLock(ctx); err != nil {
+		return err
+	}
+	if err := b.fetch(ctx, append(sets, setTools)...); err != nil {
+		return err
+	}
+	return b.tools(ctx)
+}
+
+func (b *Builder) lockFile() string { return filepath.Join(b.o.Source, "joist.lock") }
+
+// loadLock reads joist.lock, or resolves it where it is missing or was made
+// for another configuration.
+func (b *Builder) loadLock(ctx context.Context) error {
+	text, err := os.ReadFile(b.lockFile())
+	switch {
+	case err == nil:
+		l, err := lock.Decode("joist.lock", text)
+		if err != nil {
+			return fmt.Errorf("read joist.lock: %w", err)
+		}
+		if l.Config == b.cfg.resolveDigest() {
+			b.lock, b.lockOf = l, text
+			return nil
+		}
+		if b.o.Locked {
+			return fmt.Errorf("joist.lock was resolved from another configuration, and --locked forbids a new one: run joist build without --locked")
+		}
+	case !errors.Is(err, os.ErrNotExist):
+		return fmt.Errorf("read joist.lock: %w", err)
+	case b.o.Locked:
+		return fmt.Errorf("there is no joist.lock, and --locked forbids a new one: run joist build without --locked")
+	}
+	return b.resolve(ctx)
+}
+
+// resolve makes a new lock of one state of the archive and writes it.
+func (b *Builder) resolve(ctx context.Context) error {
+	return b.o.Sink.Do("resolve packages", func(func(n, of int64)) error {
+		wants, excluded := b.cfg.wants()
+		ix, fl, err := b.client.Index(ctx, b.cfg.Suites)
+		b.o.Say(fl)
+		if err != nil {
+			return err
+		}
+		guest := append(policy.Template(), ix.Select(func(r *deb.Record) bool { return r.Essential })...)
+		sets := map[string]lock.Lock{}
+		for _, s := range []struct {
+			name  string
+			wants []string
+			out   map[string]string
+		}{{setImage, wants, excluded}, {setTools, policy.Tools(), policy.ToolsExcluded()}, {setGuest, guest, nil}} {
+			l, fl, err := deb.Resolve(ctx, b.client, b.cfg.Suites, s.wants, s.out)
+			if err != nil {
+				return err
+			}
+			b.o.Say(fl)
+			if err := fl.Err(); err != nil {
+				return err
+			}
+			l.Config = b.cfg.resolveDigest()
+			sets[s.name] = l
+		}
+		l, err := lock.Join(sets)
+		if err != nil {
+			return err
+		}
+		text, err := lock.Encode(l)
+		if err != nil {
+			return err
+		}
+		if err := os.WriteFile(b.lockFile(), text, 0o644); err != nil {
+			return fmt.Errorf("write joist.lock: %w", err)
+		}
+		b.lock, b.lockOf = l, text
+		return nil
+	})
+}
+
+// fetch brings every locked package into the cache. When one has left the
+// mirror, all are resolved anew, as one set, and the person is told.
+func (b *Builder) fetch(ctx context.Context, sets ...string) error {
+	get := func() (err error) {
+		var ps []lock.Package
+		for _, p := range b.lock.Packages {
+			if slices.ContainsFunc(p.Sets, func(s string) bool { return slices.Contains(sets, s) }) {
+				ps = append(ps, p)
+			}
+		}
+		b.files, err = b.client.Fetch(ctx, ps, b.o.Sink)
+		return err
+	}
+	err := get()
+	if !errors.Is(err, deb.ErrGone) {
+		return err
+	}
+	if b.o.Locked {
+		return fmt.Errorf("%w, and --locked forbids resolving anew", err)
+	}
+	b.o.Say(finding.List{{Level: finding.Warn, Code: "lock-renewed", Path: "joist.lock", Text: fmt.Sprintf("%v; all packages are resolved anew", err), Hint: "look at the change of joist.lock and commit it"}})
+	if err := b.resolve(ctx); err != nil {
+		return err
+	}
+	return get()
+}
+
+// open opens the packages of one set.
+func (b *Builder) open(set string) ([]unpack.Package, error) {
+	var out []unpack.Package
+	for _, p := range b.lock.Set(set) {
+		d, err := deb.Open(b.files[p.Name])
+		if err != nil {
+			return nil, fmt.Errorf("open package %s: %w", p.Name, err)
+		}
+		out = append(out, d)
+	}
+	return out, nil
+}

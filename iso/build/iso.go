@@ -1,0 +1,198 @@
+package build
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"joist/image/boot"
+	"joist/image/disk"
+	"joist/installer/answer"
+	"joist/iso/media"
+	"joist/rootfs/tree"
+)
+
+// Where Debian's packages keep what the media need, below the sandbox.
+const (
+	grubPC     = "usr/lib/grub/i386-pc"
+	grubSigned = "usr/lib/grub/x86_64-efi-signed"
+	shimDir    = "usr/lib/shim"
+)
+
+// ISO builds the installable image and returns its path.
+func (b *Builder) ISO(ctx context.Context) (string, error) {
+	text, err := b.answer()
+	if err != nil {
+		return "", err
+	}
+	if err := b.prepare(ctx, setImage); err != nil {
+		return "", err
+	}
+	if err := b.compile(ctx); err != nil {
+		return "", err
+	}
+	s, err := b.system(ctx)
+	if err != nil {
+		return "", err
+	}
+	out := filepath.Join(b.o.Out, fmt.Sprintf("joist-%s-amd64.iso", b.cfg.Version))
+	err = b.o.Sink.Do("write medium", func(func(n, of int64)) error { return b.medium(ctx, s, text, out) })
+	if err != nil {
+		return "", err
+	}
+	return out, b.accompany(s, out)
+}
+
+// answer reads and checks the answer file before anything long begins.
+func (b *Builder) answer() ([]byte, error) {
+	if b.o.Answer == "" {
+		return nil, nil
+	}
+	text, err := os.ReadFile(b.o.Answer)
+	if err != nil {
+		return nil, fmt.Errorf("read the answer file: %w", err)
+	}
+	a, fl := answer.Load(strings.NewReader(string(text)), b.o.Answer)
+	if !fl.Stops() {
+		fl = append(fl, a.Validate()...)
+	}
+	b.o.Say(fl)
+	return text, fl.Err()
+}
+
+// medium gathers the medium's files in the work folder and writes the image.
+func (b *Builder) medium(ctx context.Context, s System, text []byte, out string) error {
+	files := map[string]string{} // path on the medium → path in the sandbox
+	put := func(at, local string) { files[at] = "/host/work/" + local }
+	save := func(at, local string, c []byte) error {
+		put(at, local)
+		return os.WriteFile(filepath.Join(b.work, local), c, 0o644)
+	}
+	dir := "/joist/" + b.id
+	put("/boot/vmlinuz", "vmlinuz")
+	put("/boot/initrd", "initrd")
+	put(dir+"/system.sqfs", "system.sqfs")
+
+	manifest, err := s.Manifest.Encode()
+	if err != nil {
+		return err
+	}
+	menu, err := boot.MediumMenu(boot.Medium{BuildID: b.id, Version: b.cfg.Version, Console: b.consoles(), Extra: strings.Fields(b.cfg.Image.KernelArgs)})
+	if err != nil {
+		return err
+	}
+	if err := save(dir+"/manifest.json", "manifest.json", manifest); err != nil {
+		return err
+	}
+	if err := save("/boot/grub/grub.cfg", "grub.cfg", menu); err != nil {
+		return err
+	}
+	if text != nil {
+		if err := save("/joist/answer.toml", "answer.toml", text); err != nil {
+			return err
+		}
+	}
+	for _, mk := range []struct {
+		out  string
+		args []string
+	}{{"core-medium.img", boot.MediumCore("/host/work/core-medium.img")}, {"core-disk.img", boot.DiskCore("/host/work/core-disk.img")}} {
+		if _, err := b.inBox(ctx, "/usr/bin/grub-mkimage", mk.args...); err != nil {
+			return fmt.Errorf("make %s: %w", mk.out, err)
+		}
+	}
+	put("/boot/bios.img", "core-medium.img")
+	put(dir+"/boot/grub-core-disk.img", "core-disk.img")
+	files[dir+"/boot/grub-boot.img"] = "/" + grubPC + "/boot.img"
+	for at, from := range map[string]string{
+		"shimx64.efi": shimDir + "/shimx64.efi.signed", "mmx64.efi": shimDir + "/mmx64.efi.signed", "grubx64.efi": grubSigned + "/grubx64.efi.signed",
+	} {
+		files[dir+"/boot/"+at] = "/" + from
+	}
+	files["/EFI/BOOT/BOOTX64.EFI"] = "/" + shimDir + "/shimx64.efi.signed"
+	files["/EFI/BOOT/mmx64.efi"] = "/" + shimDir + "/mmx64.efi.signed"
+	files["/EFI/BOOT/grubx64.efi"] = "/" + grubSigned + "/gcdx64.efi.signed"
+	if err := b.efiImage(filepath.Join(b.work, "efi.img")); err != nil {
+		return err
+	}
+	put("/efi.img", "efi.img")
+
+	sum := sha256.Sum256([]byte("joist medium " + b.id))
+	guid, err := disk.NewGUID(strings.NewReader(string(sum[:])))
+	if err != nil {
+		return err
+	}
+	spec := media.Spec{Files: files, VolumeID: "JOIST", BIOS: "/boot/bios.img", EFI: "/efi.img",
+		HybridMBR: "/" + grubPC + "/boot_hybrid.img", Date: b.built, DiskGUID: guid}
+	if err := media.Write(ctx, b.box, spec, "/host/work/medium.iso"); err != nil {
+		return explain(err)
+	}
+	return os.Rename(filepath.Join(b.work, "medium.iso"), out)
+}
+
+func (b *Builder) consoles() []string {
+	var out []string
+	for _, c := range b.cfg.Image.Consoles {
+		out = append(out, "console="+c)
+	}
+	return out
+}
+
+// efiImage writes the FAT image that UEFI starts from a CD.
+func (b *Builder) efiImage(name string) error {
+	load := func(rel string) (tree.Source, error) { return tree.FromFile(filepath.Join(b.box.Root, rel)) }
+	var l boot.Loaders
+	var err error
+	if l.Shim, err = load(shimDir + "/shimx64.efi.signed"); err != nil {
+		return err
+	}
+	if l.Grub, err = load(grubSigned + "/gcdx64.efi.signed"); err != nil {
+		return err
+	}
+	if l.MOK, err = load(shimDir + "/mmx64.efi.signed"); err != nil {
+		return err
+	}
+	id, err := hex.DecodeString(b.id)
+	if err != nil {
+		return err
+	}
+	fat, err := boot.MediumImage(b.id, l, b.built, binary.LittleEndian.Uint32(id))
+	if err != nil {
+		return err
+	}
+	vol, err := disk.PlanFAT(fat)
+	if err != nil {
+		return err
+	}
+	f, err := os.Create(name)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if err := f.Truncate(fat.Size); err != nil {
+		return err
+	}
+	return vol.Write(f)
+}
+
+// accompany writes what goes beside the artefact: manifest and checksum.
+func (b *Builder) accompany(s System, artefact string) error {
+	manifest, err := s.Manifest.Encode()
+	if err != nil {
+		return err
+	}
+	base := strings.TrimSuffix(artefact, ".iso")
+	if err := os.WriteFile(base+".manifest.json", manifest, 0o644); err != nil {
+		return err
+	}
+	d, err := describe(artefact)
+	if err != nil {
+		return err
+	}
+	line := fmt.Sprintf("%s  %s\n", d.SHA256, filepath.Base(artefact))
+	return os.WriteFile(filepath.Join(b.o.Out, "SHA256SUMS"), []byte(line), 0o644)
+}

@@ -1,0 +1,290 @@
+// Package initramfs packs what the kernel starts first: microcode for the
+// processor, stage 1, and the modules that find the system image. It is two
+// cpio archives behind each other, the first uncompressed because the kernel
+// reads microcode from it before it can decompress anything (kernel document
+// x86/microcode.rst).
+package initramfs
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"io/fs"
+	"path"
+	"slices"
+	"strings"
+
+	"github.com/klauspost/compress/zstd"
+	"github.com/u-root/u-root/pkg/cpio"
+
+	"joist/rootfs/tree"
+)
+
+// Spec is what goes in.
+type Spec struct {
+	System *tree.Node // the system's tree: modules (after depmod) and microcode are taken from it
+	Kernel string     // uname -r
+	Init   []byte     // the joist-init binary
+	Build  []byte     // build.json
+}
+
+// Parts says how the bytes of an initrd are shared, for reports.
+type Parts struct{ Microcode, Modules, Init, Total int64 }
+
+// Write packs the initrd.
+func Write(w io.Writer, s Spec) (Parts, error) {
+	var parts Parts
+	early, err := microcode(s.System)
+	if err != nil {
+		return parts, fmt.Errorf("pack microcode: %w", err)
+	}
+	parts.Microcode = int64(len(early))
+	main, err := content(s)
+	if err != nil {
+		return parts, err
+	}
+	for _, c := range main.Children {
+		if c.Name == "init" {
+			parts.Init = c.Data.Size()
+		}
+	}
+	var archive bytes.Buffer
+	if err := writeCPIO(&archive, main); err != nil {
+		return parts, err
+	}
+	parts.Modules = int64(archive.Len()) - parts.Init
+	cw := &counter{w: w}
+	if _, err := cw.Write(early); err != nil {
+		return parts, err
+	}
+	z, err := zstd.NewWriter(cw, zstd.WithEncoderLevel(zstd.SpeedBetterCompression), zstd.WithEncoderCRC(false))
+	if err != nil {
+		return parts, err
+	}
+	if _, err := z.Write(archive.Bytes()); err != nil {
+		return parts, err
+	}
+	err = z.Close()
+	parts.Total = cw.n
+	return parts, err
+}
+
+type counter struct {
+	w io.Writer
+	n int64
+}
+
+func (c *counter) Write(p []byte) (int, error) {
+	n, err := c.w.Write(p)
+	c.n += int64(n)
+	return n, err
+}
+
+// microcode joins the vendors' files to the two the kernel looks for.
+func microcode(sys *tree.Node) ([]byte, error) {
+	out := tree.New()
+	for _, v := range []struct{ dir, file, suffix string }{
+		{"/usr/lib/firmware/amd-ucode", "AuthenticAMD.bin", ".bin"},
+		{"/usr/lib/firmware/intel-ucode", "GenuineIntel.bin", ""},
+	} {
+		d := sys.Resolve(v.dir)
+		if d == nil {
+			continue
+		}
+		var b []byte
+		for _, c := range d.Children {
+			if !c.Mode.IsRegular() || !strings.HasSuffix(c.Name, v.suffix) || (v.suffix == "" && strings.Contains(c.Name, ".")) {
+				continue
+			}
+			f, err := sys.Read(path.Join(v.dir, c.Name))
+			if err != nil {
+				return nil, err
+			}
+			b = append(b, f...)
+		}
+		if len(b) == 0 {
+			continue
+		}
+		if err := out.AddFile("/kernel/x86/microcode/"+v.file, 0o644, tree.Bytes(b)); err != nil {
+			return nil, err
+		}
+	}
+	if len(out.Children) == 0 {
+		return nil, nil
+	}
+	var buf bytes.Buffer
+	if err := writeCPIO(&buf, out); err != nil {
+		return nil, err
+	}
+	// The next archive must begin at a multiple of 4 (initramfs buffer format).
+	for buf.Len()%512 != 0 {
+		buf.WriteByte(0)
+	}
+	return buf.Bytes(), nil
+}
+
+func content(s Spec) (*tree.Node, error) {
+	out := tree.New()
+	for _, d := range []string{"/dev", "/proc", "/sys", "/run", "/newroot", "/tmp"} {
+		if _, err := out.Dir(d); err != nil {
+			return nil, err
+		}
+	}
+	// The kernel opens /dev/console for init before anything mounts devtmpfs.
+	if err := out.Set("/dev/console", &tree.Node{Mode: fs.ModeDevice | fs.ModeCharDevice | 0o600, Major: 5, Minor: 1}); err != nil {
+		return nil, err
+	}
+	if err := out.AddFile("/init", 0o755, tree.Bytes(s.Init)); err != nil {
+		return nil, err
+	}
+	for _, p := range []string{"/build.json", "/usr/lib/joist/build.json"} {
+		if err := out.AddFile(p, 0o644, tree.Bytes(s.Build)); err != nil {
+			return nil, err
+		}
+	}
+	return out, modules(out, s.System, s.Kernel)
+}
+
+// modules copies the wanted modules, what they depend on and the indexes cut
+// down to them.
+func modules(out, sys *tree.Node, kernel string) error {
+	dir := "/usr/lib/modules/" + kernel
+	dep, err := sys.Read(dir + "/modules.dep")
+	if err != nil {
+		return fmt.Errorf("read the modules' dependencies (was depmod run?): %w", err)
+	}
+	deps := parseDep(string(dep))
+	take := map[string]bool{}
+	var add func(file string)
+	add = func(file string) {
+		if take[file] {
+			return
+		}
+		take[file] = true
+		for _, d := range deps[file] {
+			add(d)
+		}
+	}
+	for file := range deps {
+		if Wanted(file) {
+			add(file)
+		}
+	}
+	to := "/lib/modules/" + kernel
+	names := map[string]bool{}
+	for file := range take {
+		names[moduleName(file)] = true
+		n := sys.Resolve(path.Join(dir, file))
+		if n == nil {
+			return fmt.Errorf("module %s is named in modules.dep and missing", file)
+		}
+		if err := out.AddFile(path.Join(to, file), 0o644, n.Data); err != nil {
+			return err
+		}
+	}
+	for _, ix := range []string{"modules.dep", "modules.alias", "modules.softdep", "modules.builtin", "modules.builtin.modinfo", "modules.order"} {
+		b, err := sys.Read(dir + "/" + ix)
+		if err != nil {
+			continue
+		}
+		switch ix {
+		case "modules.dep":
+			b = keepLines(b, func(f []string) bool { return take[strings.TrimSuffix(f[0], ":")] })
+		case "modules.order":
+			b = keepLines(b, func(f []string) bool { return names[moduleName(f[0])] })
+		case "modules.alias":
+			b = keepLines(b, func(f []string) bool { return len(f) == 3 && names[f[2]] })
+		case "modules.softdep":
+			b = keepLines(b, func(f []string) bool { return len(f) > 1 && names[strings.ReplaceAll(f[1], "-", "_")] })
+		}
+		if err := out.AddFile(to+"/"+ix, 0o644, tree.Bytes(b)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func keepLines(b []byte, keep func(fields []string) bool) []byte {
+	var out bytes.Buffer
+	for line := range bytes.Lines(b) {
+		if f := strings.Fields(string(line)); len(f) > 0 && f[0] != "#" && keep(f) {
+			out.Write(line)
+		}
+	}
+	return out.Bytes()
+}
+
+// moduleName is the kernel's name of a module file: kernel/fs/isofs/isofs.ko.xz → isofs.
+func moduleName(file string) string {
+	name, _, _ := strings.Cut(path.Base(file), ".ko")
+	return strings.ReplaceAll(name, "-", "_")
+}
+
+func parseDep(s string) map[string][]string {
+	m := map[string][]string{}
+	for line := range strings.Lines(s) {
+		file, rest, ok := strings.Cut(strings.TrimSpace(line), ":")
+		if ok {
+			m[file] = strings.Fields(rest)
+		}
+	}
+	return m
+}
+
+// Wanted reports whether the module file belongs into the initrd.
+func Wanted(file string) bool {
+	if slices.Contains(names, moduleName(file)) {
+		return true
+	}
+	return slices.ContainsFunc(dirs, func(d string) bool { return strings.HasPrefix(file, "kernel/"+d+"/") })
+}
+
+func writeCPIO(w io.Writer, root *tree.Node) error {
+	// Newc's writer numbers inodes in the order of records, so that the same
+	// tree gives the same bytes.
+	rw := cpio.Newc.Writer(w)
+	var ino uint64
+	err := root.Walk(func(p string, n *tree.Node) error {
+		ino++
+		rec, err := record(strings.TrimPrefix(p, "/"), n, ino)
+		if err != nil {
+			return fmt.Errorf("pack %s: %w", p, err)
+		}
+		return rw.WriteRecord(rec)
+	})
+	if err != nil {
+		return err
+	}
+	return cpio.WriteTrailer(rw)
+}
+
+func record(name string, n *tree.Node, ino uint64) (cpio.Record, error) {
+	info := cpio.Info{Ino: ino, Name: name, NLink: 1, Mode: uint64(n.Mode.Perm()), UID: uint64(n.UID), GID: uint64(n.GID)}
+	switch {
+	case n.Mode.IsDir():
+		info.Mode |= cpio.S_IFDIR
+		return cpio.Record{Info: info}, nil
+	case n.Mode&fs.ModeSymlink != 0:
+		r := cpio.Symlink(name, n.Target)
+		r.Ino = ino
+		return r, nil
+	case n.Mode&fs.ModeCharDevice != 0:
+		info.Mode |= cpio.S_IFCHR
+		info.Rmajor, info.Rminor = uint64(n.Major), uint64(n.Minor)
+		return cpio.Record{Info: info}, nil
+	case n.Mode.IsRegular():
+		r, err := n.Data.Open()
+		if err != nil {
+			return cpio.Record{}, err
+		}
+		defer r.Close()
+		b, err := io.ReadAll(r)
+		if err != nil {
+			return cpio.Record{}, err
+		}
+		info.Mode |= cpio.S_IFREG
+		info.FileSize = uint64(len(b))
+		return cpio.Record{Info: info, ReaderAt: bytes.NewReader(b)}, nil
+	}
+	return cpio.Record{}, fmt.Errorf("type %v does not belong into an initrd", n.Mode.Type())
+}

@@ -1,0 +1,191 @@
+package policy
+
+// Packages of the image, without what they depend on.
+var wanted = []string{
+	"linux-image-amd64", "amd64-microcode", "intel-microcode",
+	"base-files", "bash", "libc-bin", "coreutils", "util-linux", "bsdutils", "debianutils", "mount", "udev", "kmod", "login", "passwd",
+	"findutils", "grep", "sed", "gawk", "tar", "gzip", "xz-utils", "zstd", "less", "nano", "procps", "hostname",
+	"ncurses-base", "ncurses-bin", "netbase", "ca-certificates", "tzdata", "kbd", "pciutils", "usbutils",
+	"lvm2", "thin-provisioning-tools", "dmeventd", "mdadm", "e2fsprogs", "xfsprogs", "dosfstools",
+	"smartmontools", "nvme-cli",
+	"qemu-system-x86", "qemu-utils", "ovmf", "swtpm", "virtiofsd",
+	"lxc", "lxcfs", "uidmap", "apparmor",
+	"iproute2", "iputils-ping", "nftables", "chrony", "openssh-server", "libpam-modules", "libpam-runtime",
+}
+
+// Wanted returns the packages the image is made of; what they depend on is
+// resolved.
+func Wanted() []string { return append([]string(nil), wanted...) }
+
+// Tools returns the packages of the sandbox in which the builder runs what
+// needs C programs.
+func Tools() []string {
+	return []string{
+		"base-files", "bash", "coreutils", "squashfs-tools", "xorriso", "kmod",
+		"grub-common", "grub-pc-bin", "grub-efi-amd64-signed", "shim-signed", "shim-helpers-amd64-signed",
+		"gcc", "libc6-dev", "pkg-config", "lxc-dev", "liblxc1t64",
+		"fakeroot", "libfakeroot",
+	}
+}
+
+// Template returns the packages of the container template, beside those that
+// Debian calls essential. Nothing they depend on stays out: inside a container
+// Debian is whole.
+func Template() []string {
+	return []string{
+		"apt", "debian-archive-keyring", "ca-certificates", "systemd", "systemd-sysv", "dbus", "libpam-systemd",
+		"passwd", "login", "netbase", "iproute2", "iputils-ping", "curl", "less", "nano", "procps", "tzdata", "whiptail", "libnss-myhostname",
+	}
+}
+
+// ToolsExcluded are the dependencies the sandbox does without.
+func ToolsExcluded() map[string]string {
+	return map[string]string{
+		"debconf":                   "packages are unpacked, never configured",
+		"init-system-helpers":       "no services run in the sandbox",
+		"grub2-common":              "grub-install and update-grub are not used",
+		"mokutil":                   "key enrolment happens on the target",
+	}
+}
+
+var excluded = []reason{
+	{"systemd", "PID 1 is joist-init; udev's daemon is a package of its own"},
+	{"systemd-standalone-sysusers", "users come from the table in this package"},
+	{"systemd-sysusers", "users come from the table in this package"},
+	{"dpkg", "nothing is installed at run time"},
+	{"debconf", "no package is ever configured"},
+	{"debconf-2.0", "no package is ever configured"},
+	{"ucf", "configuration files come with the image"},
+	{"adduser", "users come from the table in this package"},
+	{"init-system-helpers", "services are joist-init's"},
+	{"runit-helper", "services are joist-init's"},
+	{"sysvinit-utils", "services are joist-init's"},
+	{"lsb-base", "services are joist-init's"},
+	{"sensible-utils", "helps packages that ask questions"},
+	{"initramfs-tools", "the initrd is made by the builder"},
+	{"linux-initramfs-tool", "the initrd is made by the builder"},
+	{"dracut-install", "the initrd is made by the builder"},
+	{"klibc-utils", "part of Debian's initrd only"},
+	{"cpio", "part of Debian's initrd only"},
+	{"linux-base", "maintains links to several installed kernels"},
+	{"iucode-tool", "microcode is joined by the builder"},
+	{"perl", "maintainer scripts only"},
+	{"perl-base", "maintainer scripts only"},
+	{"perl:any", "maintainer scripts only"},
+	{"libtext-charwidth-perl", "maintainer scripts only"},
+	{"libtext-wrapi18n-perl", "maintainer scripts only"},
+	{"python3", "xfs_scrub_all and lsusb.py only"},
+	{"python3-dbus", "xfs_scrub_all only"},
+	{"libicu76", "xfs_scrub only; it warns about look-alike file names"},
+	{"media-types", "e-mail programs"},
+	{"dnsmasq-base", "lxc-net; containers hang on the node's own bridge"},
+	{"dbus", "nothing on the node speaks D-Bus"},
+	{"gcc-14-base", "documentation only"},
+	{"libasound2-data", "sound cards of the host"},
+	{"base-passwd", "users come from the table in this package"},
+	{"ipxe-qemu", "boot ROMs come with qemu-system-data's virtio set; network boot uses ovmf and ipxe.efi"},
+	{"openssl-provider-legacy", "ciphers that nothing on the node uses"},
+	{"readline-common", "default key bindings are compiled in"},
+	{"ucspi-tcp", "not used"},
+	{"usb.ids", "names for people; numbers are enough"},
+	{"pci.ids", "names for people; numbers are enough"},
+	{"gnutls-bin", "swtpm_localca only; endorsement keys are made without certificates"},
+	{"libnss-systemd", "no users beyond the table"},
+	{"libpam-systemd", "no sessions of logind"},
+	{"default-mta", "mail is sent by the node itself"},
+	{"mail-transport-agent", "mail is sent by the node itself"},
+	{"krb5-locales", "locales stay out"},
+}
+
+var drops = []reason{
+	{"/usr/share/doc/", "documentation"},
+	{"/usr/share/man/", "documentation"},
+	{"/usr/share/info/", "documentation"},
+	{"/usr/share/gtk-doc/", "documentation"},
+	{"/usr/share/locale/", "locales"},
+	{"/usr/lib/locale/", "locales"},
+	{"/usr/share/i18n/", "locales"},
+	{"/usr/share/lintian/", "packaging"},
+	{"/usr/share/bug/", "packaging"},
+	{"/usr/share/doc-base/", "packaging"},
+	{"/usr/share/debconf/", "packaging"},
+	{"/usr/share/initramfs-tools/", "Debian's initrd"},
+	{"/usr/lib/systemd/system/", "services are joist-init's"},
+	{"/usr/lib/systemd/user/", "services are joist-init's"},
+	{"/usr/lib/systemd/system-generators/", "services are joist-init's"},
+	{"/usr/lib/systemd/network/", "joistd network names and configures links"},
+	{"/etc/init.d/", "services are joist-init's"},
+	{"/etc/rc", "services are joist-init's"},
+	{"/etc/cron", "no cron daemon"},
+	{"/etc/logrotate.d/", "logs are bounded by joist-init"},
+	{"/usr/lib/udev/hwdb.d/", "names for people; compiled by systemd-hwdb, which stays out"},
+	{"/usr/share/applications/", "desktop"},
+	{"/usr/share/icons/", "desktop"},
+	{"/usr/share/pixmaps/", "desktop"},
+	{"/usr/share/polkit-1/", "desktop"},
+	{"/usr/share/metainfo/", "desktop"},
+	{"/usr/share/bash-completion/", "completion that needs a package of its own"},
+	{"/usr/share/zsh/", "completion for a shell that is not in the image"},
+	{"/usr/share/fish/", "completion for a shell that is not in the image"},
+	{"/usr/share/gdb/", "debugger"},
+	{"/usr/lib/debug/", "debugger"},
+	{"/usr/share/common-licenses.bak/", "packaging"},
+	{"/usr/lib/x86_64-linux-gnu/systemd/libsystemd-core-", "systemd stays out; udevd needs libsystemd-shared only"},
+	{"/usr/sbin/xfs_scrub", "needs ICU, 37 MB; xfs_repair is there"},
+	{"/usr/share/qemu/edk2-a", "firmware of other machines (the x86 one is in ovmf)"},
+	{"/usr/share/qemu/edk2-loongarch", "firmware of other machines"},
+	{"/usr/share/qemu/edk2-riscv", "firmware of other machines"},
+	{"/usr/share/qemu/opensbi", "firmware of other machines"},
+	{"/usr/share/qemu/openbios", "firmware of other machines"},
+	{"/usr/share/qemu/skiboot", "firmware of other machines"},
+	{"/usr/share/qemu/slof", "firmware of other machines"},
+	{"/usr/share/qemu/s390", "firmware of other machines"},
+	{"/usr/share/qemu/u-boot", "firmware of other machines"},
+	{"/usr/share/qemu/hppa", "firmware of other machines"},
+	{"/usr/share/qemu/palcode", "firmware of other machines"},
+	{"/usr/share/qemu/QEMU,", "firmware of other machines"},
+	{"/usr/share/qemu/vof", "firmware of other machines"},
+	{"/usr/share/qemu/pnv-pnor", "firmware of other machines"},
+	{"/usr/share/qemu/npcm", "firmware of other machines"},
+	{"/usr/share/qemu/ast", "firmware of other machines"},
+	{"/usr/share/qemu/petalogix", "firmware of other machines"},
+	{"/usr/share/qemu/canyonlands", "firmware of other machines"},
+	{"/usr/share/qemu/bamboo", "firmware of other machines"},
+}
+
+var triggers = []reason{
+	{"ldconfig", "every library lies where the loader looks by itself; the check of ELF files proves it"},
+	{"update-initramfs", "the initrd is made by the builder"},
+	{"/usr/share/initramfs-tools*", "the initrd is made by the builder"},
+	{"/etc/initramfs-tools*", "the initrd is made by the builder"},
+	{"/usr/lib/systemd*", "systemd stays out"},
+	{"/lib/systemd*", "systemd stays out"},
+	{"/etc/systemd*", "systemd stays out"},
+	{"/lib/udev/hwdb.d*", "hwdb stays out"},
+	{"/usr/lib32", "no libraries of other architectures"},
+	{"/usr/libo32", "no libraries of other architectures"},
+	{"/usr/libx32", "no libraries of other architectures"},
+	{"/usr/lib/udev/hwdb.d*", "hwdb stays out"},
+	{"/usr/lib/udev/rules.d*", "udevd starts after the image is complete"},
+	{"/etc/init.d*", "services are joist-init's"},
+	{"/usr/lib/tmpfiles.d*", "joist-init applies them at each boot"},
+	{"/usr/lib/sysusers.d*", "users come from the table in this package"},
+	{"/usr/lib/sysctl.d*", "joist-init applies them at each boot"},
+	{"/usr/lib/binfmt.d*", "no foreign binaries run on the node"},
+	{"/usr/lib/modules-load.d*", "joist-init loads what it needs"},
+	{"/usr/share/glib-2.0/schemas*", "no program of the image reads settings schemas"},
+	{"/usr/lib/x86_64-linux-gnu/gio/modules*", "no program of the image loads gio modules"},
+	{"/usr/lib/x86_64-linux-gnu/glib-2.0*", "no program of the image loads gio modules"},
+	{"/usr/share/debianutils/shells.d*", "shells come with the image"},
+	{"update-ca-certificates*", "the bundle is joined by the builder"},
+	{"/usr/share/bug*", "packaging"},
+	{"libc-upgrade", "no running process is upgraded"},
+	{"update-grub", "the boot menu is the builder's"},
+	{"/boot/grub*", "the boot menu is the builder's"},
+	{"update-secureboot-policy", "enrolment is the installer's"},
+	{"dbus*", "nothing speaks D-Bus"},
+	{"/usr/share/dbus-1*", "nothing speaks D-Bus"},
+	{"/etc/dbus-1*", "nothing speaks D-Bus"},
+	{"shim-secureboot-policy", "enrolment is the installer's"},
+	{"linux-update-6*", "one kernel, chosen by the builder"},
+}

@@ -1,0 +1,196 @@
+// Package cmdline reads what the boot menu told the kernel: the mode the
+// machine starts in, the image it starts from and the consoles it talks on.
+// Values are checked here, before any of them reaches a path, a device-mapper
+// table or an argument vector.
+package cmdline
+
+import (
+	"fmt"
+	"os"
+	"regexp"
+	"strings"
+)
+
+// Mode is what the machine is started for.
+type Mode string
+
+// The modes of the boot menu.
+const (
+	Install Mode = "install" // run the installer from the medium
+	Node    Mode = "node"    // run the installed system from a slot
+	Rescue  Mode = "rescue"  // a shell, nothing assembled or mounted by itself
+	Live    Mode = "live"    // like rescue, kept apart for media without an installer
+)
+
+// Options is the kernel command line as far as Joist is concerned.
+type Options struct {
+	Mode        Mode
+	Build       string // 16 hex digits: the build whose files are looked for
+	Slot        string // "A" or "B", empty when started from a medium
+	Verity      string // root hash of the slot's dm-verity tree, 64 hex digits
+	Disk        string // GPT GUID of the system disk, lower case
+	StateVG     string // LVM VG UUID that holds the state volume
+	Trial       bool   // the slot has not been marked good yet
+	Answer      string // joist.answer=
+	RescueMount bool   // joist.rescue=mount
+	Verbose     bool   // debug, loglevel= or ignore_loglevel: leave the kernel's messages alone
+	Consoles    []string
+	Params      map[string][]string // module name → "param=value", as modprobe(8) takes them from the command line
+	Blacklist   []string            // module_blacklist=, modprobe.blacklist=
+}
+
+var (
+	hex16 = regexp.MustCompile(`^[0-9a-f]{16}$`)
+	hex64 = regexp.MustCompile(`^[0-9a-f]{64}$`)
+	guid  = regexp.MustCompile(`^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$`)
+	// LVM UUIDs are 32 characters of [0-9a-zA-Z] in groups 6-4-4-4-4-4-6.
+	vgUUID = regexp.MustCompile(`^[0-9a-zA-Z]{6}(-[0-9a-zA-Z]{4}){5}-[0-9a-zA-Z]{6}$`)
+	tty    = regexp.MustCompile(`^[a-zA-Z][a-zA-Z0-9/]{0,30}$`)
+	modArg = regexp.MustCompile(`^([a-zA-Z][a-zA-Z0-9_-]*)\.([a-zA-Z][a-zA-Z0-9_]*(=.*)?)$`)
+)
+
+// Read parses the command line of the running kernel.
+func Read() (Options, error) {
+	b, err := os.ReadFile("/proc/cmdline")
+	if err != nil {
+		return Options{Mode: Rescue}, fmt.Errorf("read kernel command line: %w", err)
+	}
+	return Parse(string(b))
+}
+
+// Parse reads a command line. What could be understood is returned with the
+// error as well, so that the mode decides how the error is shown.
+func Parse(line string) (Options, error) {
+	o := Options{Mode: Rescue, Params: map[string][]string{}}
+	var bad []string
+	for _, w := range words(line) {
+		key, val, _ := strings.Cut(w, "=")
+		switch {
+		case key == "--": // the rest is init's own (kernel-parameters.txt)
+			return o, asError(append(bad, o.missing()...))
+		case strings.HasPrefix(key, "joist."):
+			if msg := o.set(strings.TrimPrefix(key, "joist."), val); msg != "" {
+				bad = append(bad, msg)
+			}
+		case key == "console":
+			name, _, _ := strings.Cut(val, ",")
+			if tty.MatchString(name) {
+				o.Consoles = append(o.Consoles, name)
+			}
+		case key == "debug", key == "loglevel", key == "ignore_loglevel":
+			o.Verbose = true
+		case key == "module_blacklist", key == "modprobe.blacklist":
+			o.Blacklist = append(o.Blacklist, strings.Split(val, ",")...)
+		default:
+			if m := modArg.FindStringSubmatch(w); m != nil {
+				name := strings.ReplaceAll(m[1], "-", "_")
+				o.Params[name] = append(o.Params[name], m[2])
+			}
+		}
+	}
+	return o, asError(append(bad, o.missing()...))
+}
+
+// set takes one joist.* value; its answer is what is wrong with it.
+func (o *Options) set(key, val string) string {
+	checked := func(dst *string, re *regexp.Regexp, v string) string {
+		if !re.MatchString(v) {
+			return fmt.Sprintf("joist.%s=%q is not of the form %s", key, val, re)
+		}
+		*dst = v
+		return ""
+	}
+	switch key {
+	case "mode":
+		switch m := Mode(val); m {
+		case Install, Node, Rescue, Live:
+			o.Mode = m
+		default:
+			return fmt.Sprintf("joist.mode=%q is none of install, node, rescue, live", val)
+		}
+	case "build":
+		return checked(&o.Build, hex16, strings.ToLower(val))
+	case "slot":
+		if val != "A" && val != "B" {
+			return fmt.Sprintf("joist.slot=%q is neither A nor B", val)
+		}
+		o.Slot = val
+	case "verity":
+		return checked(&o.Verity, hex64, strings.ToLower(val))
+	case "disk":
+		return checked(&o.Disk, guid, strings.ToLower(val))
+	case "state":
+		vg, ok := strings.CutPrefix(val, "lvm:")
+		if !ok {
+			return fmt.Sprintf("joist.state=%q does not start with lvm:", val)
+		}
+		return checked(&o.StateVG, vgUUID, vg)
+	case "trial":
+		o.Trial = val == "1"
+	case "answer":
+		o.Answer = val
+	case "rescue":
+		o.RescueMount = val == "mount"
+	}
+	return "" // keys of later releases are not an error: an old slot must start under a newer menu
+}
+
+// missing says what the chosen way of starting needs and the line lacks.
+func (o *Options) missing() (bad []string) {
+	need := func(name, val string) {
+		if val == "" {
+			bad = append(bad, "joist."+name+"= is missing")
+		}
+	}
+	if !o.FromSlot() {
+		need("build", o.Build)
+		return bad
+	}
+	need("slot", o.Slot)
+	need("verity", o.Verity)
+	need("disk", o.Disk)
+	if o.Mode == Node {
+		need("state", o.StateVG)
+	}
+	return bad
+}
+
+// FromSlot reports whether the system image is in a slot of the system disk
+// (otherwise it is a file of the medium).
+func (o Options) FromSlot() bool { return o.Mode == Node || o.Slot != "" }
+
+// Partition is the GPT name of the slot's partition.
+func (o Options) Partition() string { return "joist-" + strings.ToLower(o.Slot) }
+
+func asError(bad []string) error {
+	if len(bad) == 0 {
+		return nil
+	}
+	return fmt.Errorf("kernel command line: %s", strings.Join(bad, "; "))
+}
+
+// words splits at blanks outside double quotes, which are dropped, as the
+// kernel's next_arg() does.
+func words(line string) (out []string) {
+	var w strings.Builder
+	quoted, some := false, false
+	for _, r := range strings.TrimSpace(line) {
+		switch {
+		case r == '"':
+			quoted, some = !quoted, true
+		case !quoted && (r == ' ' || r == '\t' || r == '\n'):
+			if some {
+				out = append(out, w.String())
+			}
+			w.Reset()
+			some = false
+		default:
+			w.WriteRune(r)
+			some = true
+		}
+	}
+	if some {
+		out = append(out, w.String())
+	}
+	return out
+}

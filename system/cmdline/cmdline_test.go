@@ -1,0 +1,66 @@
+package cmdline
+
+import (
+	"strings"
+	"testing"
+)
+
+const nodeLine = `BOOT_IMAGE=/joist/A/vmlinuz joist.mode=node joist.build=0123456789abcdef joist.slot=A ` +
+	`joist.verity=00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff ` +
+	`joist.disk=6F2A0B1C-1111-2222-3333-444455556666 joist.state=lvm:abcdef-ABCD-1234-abcd-ABCD-1234-abcdef ` +
+	`joist.trial=1 console=tty0 console=ttyS0,115200 nvme_core.default_ps_max_latency_us=0 panic=10`
+
+func TestParseNode(t *testing.T) {
+	o, err := Parse(nodeLine)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if o.Mode != Node || o.Slot != "A" || !o.Trial || o.Partition() != "joist-a" || !o.FromSlot() {
+		t.Errorf("got %+v", o)
+	}
+	if o.Disk != "6f2a0b1c-1111-2222-3333-444455556666" || o.StateVG != "abcdef-ABCD-1234-abcd-ABCD-1234-abcdef" {
+		t.Errorf("got disk %q, VG %q", o.Disk, o.StateVG)
+	}
+	if got := strings.Join(o.Consoles, " "); got != "tty0 ttyS0" {
+		t.Errorf("consoles %q", got)
+	}
+	if got := o.Params["nvme_core"]; len(got) != 1 || got[0] != "default_ps_max_latency_us=0" {
+		t.Errorf("module parameters %q", got)
+	}
+	if len(o.Params["joist"]) != 0 {
+		t.Errorf("joist's own values taken for module parameters: %q", o.Params["joist"])
+	}
+}
+
+func TestParseErrors(t *testing.T) {
+	for _, c := range []struct{ line, want string }{
+		{"joist.mode=install", "joist.build= is missing"},
+		{"joist.mode=node", "joist.verity= is missing"},
+		{"joist.mode=fly joist.build=0123456789abcdef", `joist.mode="fly"`},
+		{"joist.mode=rescue joist.build=../../etc", `joist.build="../../etc"`},
+		{"joist.slot=C joist.build=0123456789abcdef", "neither A nor B"},
+		{"joist.mode=node joist.state=zfs:x", "does not start with lvm:"},
+	} {
+		if _, err := Parse(c.line); err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: got %v, want %q", c.line, err, c.want)
+		}
+	}
+}
+
+func TestWords(t *testing.T) {
+	got := words(` a="b c"  d "e=f g" ` + "\n")
+	if strings.Join(got, "|") != "a=b c|d|e=f g" {
+		t.Errorf("got %q", got)
+	}
+}
+
+func FuzzParse(f *testing.F) {
+	f.Add(nodeLine)
+	f.Add(`a="b joist.mode=install -- joist.mode=node`)
+	f.Fuzz(func(t *testing.T, line string) {
+		o, _ := Parse(line)
+		if strings.ContainsAny(o.Build+o.Slot+o.Verity+o.Disk+o.StateVG, "/ \n.") {
+			t.Errorf("unchecked value in %+v", o)
+		}
+	})
+}

@@ -1,0 +1,55 @@
+// Package loop attaches a file to a loop device, read-only (loop(4)).
+package loop
+
+import (
+	"fmt"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Attach makes a read-only loop device of the file and returns its node.
+func Attach(file string) (node string, err error) {
+	f, err := os.Open(file)
+	if err != nil {
+		return "", fmt.Errorf("attach image: %w", err)
+	}
+	defer f.Close()
+	c, err := os.OpenFile("/dev/loop-control", os.O_RDWR, 0)
+	if err != nil {
+		return "", fmt.Errorf("open loop control: %w", err)
+	}
+	defer c.Close()
+	// Between asking for a free device and taking it somebody else may have
+	// taken it: ask again.
+	for range 10 {
+		n, err := unix.IoctlRetInt(int(c.Fd()), unix.LOOP_CTL_GET_FREE)
+		if err != nil {
+			return "", fmt.Errorf("find a free loop device: %w", err)
+		}
+		node = fmt.Sprintf("/dev/loop%d", n)
+		switch err = configure(node, f); err {
+		case nil:
+			return node, nil
+		case unix.EBUSY, unix.ENOENT, unix.ENXIO:
+			time.Sleep(20 * time.Millisecond)
+		default:
+			return "", fmt.Errorf("attach %s to %s: %w", file, node, err)
+		}
+	}
+	return "", fmt.Errorf("attach %s: every free loop device was taken meanwhile", file)
+}
+
+func configure(node string, f *os.File) error {
+	l, err := unix.Open(node, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(l)
+	// Blocks of 4096 so that squashfs' reads are not split (loop_config.block_size
+	// sits in Size of x/sys' type).
+	c := unix.LoopConfig{Fd: uint32(f.Fd()), Size: 4096, Info: unix.LoopInfo64{Flags: unix.LO_FLAGS_READ_ONLY}}
+	copy(c.Info.File_name[:63], f.Name())
+	return unix.IoctlLoopConfigure(l, &c)
+}

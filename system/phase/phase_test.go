@@ -1,0 +1,70 @@
+package phase
+
+import (
+	"context"
+	"errors"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+)
+
+var took = regexp.MustCompile(`\(\d+\.\d\d s\)`)
+
+func run(t *testing.T, phases []Phase) (string, map[string]error, error) {
+	t.Helper()
+	var b strings.Builder
+	l := NewLog(&b)
+	l.Since = func() time.Duration { return 1500 * time.Millisecond }
+	failed, err := Run(context.Background(), l, phases)
+	l.mu.Lock() // nothing writes any more in the middle of the comparison
+	defer l.mu.Unlock()
+	return took.ReplaceAllString(b.String(), "(T)"), failed, err
+}
+
+func TestOrderAndText(t *testing.T) {
+	bad := errors.New("no such device")
+	ready := make(chan struct{})
+	got, failed, err := run(t, []Phase{
+		{Name: "a", Run: func(context.Context) error { return nil }},
+		{Name: "slow", Background: true, Run: func(context.Context) error { <-ready; return bad }},
+		{Name: "b", Run: func(context.Context) error { time.Sleep(20 * time.Millisecond); close(ready); return nil }},
+		{Name: "c", After: []string{"slow"}, Run: func(context.Context) error { return nil }},
+		{Name: "d", Fatal: true, Run: func(context.Context) error { return bad }},
+		{Name: "never", Run: func(context.Context) error { return nil }},
+	})
+	want := `joist    1.50 s  started   a
+joist    1.50 s  finished  a (T)
+joist    1.50 s  started   slow
+joist    1.50 s  started   b
+joist    1.50 s  finished  b (T)
+joist    1.50 s  FAILED    slow (T): no such device
+joist    1.50 s  started   c
+joist    1.50 s  finished  c (T)
+joist    1.50 s  started   d
+joist    1.50 s  FAILED    d (T): no such device
+`
+	if strings.Count(got, "\n") != strings.Count(want, "\n") || strings.Contains(got, "never") {
+		t.Errorf("got\n%s\nwant\n%s", got, want)
+	}
+	for _, l := range strings.Split(strings.TrimSpace(want), "\n") {
+		if !strings.Contains(got, l) {
+			t.Errorf("missing %q in\n%s", l, got)
+		}
+	}
+	if strings.Index(got, "FAILED    slow") > strings.Index(got, "started   c") {
+		t.Errorf("c did not wait for slow:\n%s", got)
+	}
+	var pe *Error
+	if !errors.As(err, &pe) || pe.Phase != "d" || !errors.Is(failed["slow"], bad) {
+		t.Errorf("got %v, %v", err, failed)
+	}
+}
+
+func TestDeadline(t *testing.T) {
+	_, _, err := run(t, []Phase{{Name: "hang", Fatal: true, Deadline: 10 * time.Millisecond,
+		Run: func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }}})
+	if !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("got %v", err)
+	}
+}

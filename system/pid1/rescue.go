@@ -1,0 +1,109 @@
+package pid1
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"joist/internal/run"
+	"joist/system/block"
+)
+
+const rescueDir = "/mnt"
+
+// found is one installed system as its partition table shows it.
+type found struct {
+	disk, data block.Device
+	guid       string
+}
+
+func (f found) String() string {
+	return fmt.Sprintf("Joist on /dev/%s (disk %s), data on %s", f.disk.Name, f.guid, f.data.Path())
+}
+
+// Installed lists the installed systems. It only reads partition tables.
+func Installed(sys string) (out []string) {
+	for _, f := range installed(sys) {
+		out = append(out, f.String())
+	}
+	return out
+}
+
+func installed(sys string) (out []found) {
+	devs, err := block.List(sys)
+	if err != nil {
+		return nil
+	}
+	for _, d := range devs {
+		if d.Partition != 0 || d.Bytes == 0 {
+			continue
+		}
+		t, err := d.Table()
+		if err != nil {
+			continue
+		}
+		_, a := t.Named("joist-a")
+		if data, ok := block.Find(devs, t.GUID, dataPartition); a && ok {
+			out = append(out, found{disk: d, data: data, guid: t.GUID})
+		}
+	}
+	return out
+}
+
+// RescueMount finds the installed system and mounts its volumes read-only
+// below /mnt. It is the only thing in rescue mode that activates anything,
+// and only read-only: the volumes' tables are made so that not even a journal
+// can be replayed.
+func RescueMount(ctx context.Context, r run.Runner, say func(string)) error {
+	all := installed("/sys")
+	switch len(all) {
+	case 0:
+		return errors.New("find installed system: no disk has partitions joist-a and " + dataPartition)
+	case 1:
+	default:
+		return fmt.Errorf("find installed system: there are %d; disconnect all disks but one system's", len(all))
+	}
+	dev := all[0].data.Path()
+	say(all[0].String())
+	out, err := r.Run(ctx, run.Cmd{Path: "lvm", Args: lvmArgs("vgs", dev, "--noheadings", "-o", "vg_name,vg_uuid")})
+	if err != nil {
+		return fmt.Errorf("read volume group on %s: %w", dev, err)
+	}
+	f := strings.Fields(string(out))
+	if len(f) != 2 {
+		return fmt.Errorf("read volume group on %s: there is none", dev)
+	}
+	if err := activateReadOnly(ctx, r, dev, f[0], f[1]); err != nil {
+		return err
+	}
+	if err := unix.Mount("tmpfs", rescueDir, "tmpfs", quiet, "mode=0755"); err != nil && !errors.Is(err, unix.EBUSY) {
+		return fmt.Errorf("mount %s: %w", rescueDir, err)
+	}
+	for _, name := range []string{"state", "local"} {
+		node, err := volume("/sys", f[1], name)
+		if errors.Is(err, os.ErrNotExist) {
+			continue
+		}
+		// noload: a journal that needs replaying stays as it is (ext4(5)).
+		at := rescueDir + "/" + name
+		if err := mountExt4(node, at, unix.MS_RDONLY|unix.MS_NOSUID|unix.MS_NODEV, "noload"); err != nil {
+			return err
+		}
+		say("mounted " + name + " read-only on " + at)
+	}
+	return nil
+}
+
+func activateReadOnly(ctx context.Context, r run.Runner, dev, name, uuid string) error {
+	args := []string{"lvchange", "--devices", dev, "--config",
+		fmt.Sprintf("backup{backup=0 archive=0} activation{monitoring=0 read_only_volume_list=[%q]}", name),
+		"-ay", "--select", fmt.Sprintf("vg_uuid=%s && (lv_name=state || lv_name=local)", uuid)}
+	if _, err := r.Run(ctx, run.Cmd{Path: "lvm", Args: args}); err != nil {
+		return fmt.Errorf("activate volumes of %s read-only: %w", name, err)
+	}
+	return nil
+}

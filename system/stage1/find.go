@@ -1,0 +1,117 @@
+package stage1
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"joist/system/block"
+)
+
+// search loads modules for new devices and calls look until it answers true.
+// Every second it says what is waited for and what is there.
+func (b *boot) search(ctx context.Context, what string, look func([]block.Device) (bool, error)) ([]block.Device, error) {
+	begun, said := time.Now(), time.Now()
+	for {
+		devs, err := block.List("/sys")
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
+			return nil, err
+		}
+		if ok, err := look(devs); ok || err != nil {
+			return devs, err
+		}
+		if time.Since(begun) > findTime || ctx.Err() != nil {
+			return devs, fmt.Errorf("find %s: not there after %d s (seen: %s)", what, int(findTime.Seconds()), names(devs))
+		}
+		if time.Since(said) >= time.Second {
+			said = time.Now()
+			b.log.Printf("waiting   %s: %d s of %d (seen: %s)", what, int(time.Since(begun).Seconds()), int(findTime.Seconds()), names(devs))
+		}
+		if b.coldplug() == 0 {
+			time.Sleep(50 * time.Millisecond)
+		}
+	}
+}
+
+func names(devs []block.Device) string {
+	var s []string
+	for _, d := range devs {
+		if d.Bytes > 0 {
+			s = append(s, d.Name)
+		}
+	}
+	if len(s) == 0 {
+		return "no disk at all"
+	}
+	return strings.Join(s, " ")
+}
+
+// findSlot finds the partition by disk GUID and partition name. The GUID is
+// read from the disk itself: it is what tells two installations apart when
+// their disks are in one machine.
+func (b *boot) findSlot(ctx context.Context) error {
+	_, err := b.search(ctx, "slot "+b.opt.Slot, func(devs []block.Device) (bool, error) {
+		d, ok := block.Find(devs, b.opt.Disk, b.opt.Partition())
+		b.image = d.Path()
+		return ok, nil
+	})
+	if err != nil {
+		return &problem{fmt.Errorf("%w, disk %s", err, b.opt.Disk), "check that the system disk is connected and shown by the firmware"}
+	}
+	b.log.Printf("          slot %s is %s", b.opt.Slot, b.image)
+	return nil
+}
+
+// findMedium mounts whatever can be a medium and looks for this build's
+// image on it. Labels do not matter: two sticks may have the same one.
+func (b *boot) findMedium(ctx context.Context) error {
+	if err := os.MkdirAll(medium, 0o755); err != nil {
+		return err
+	}
+	seen := map[string]bool{}
+	_, err := b.search(ctx, "medium", func(devs []block.Device) (bool, error) {
+		for _, d := range devs {
+			if d.Bytes == 0 || seen[d.Key()] {
+				continue
+			}
+			fs, err := d.Sniff()
+			if err != nil {
+				continue // no disc yet, or a drive that is still starting: look again
+			}
+			seen[d.Key()] = true
+			if fs != "" && b.tryMedium(d, fs) {
+				return true, nil
+			}
+		}
+		return false, nil
+	})
+	if err != nil {
+		return &problem{err, "put the medium in again, use another port or drive, and check that it was written completely"}
+	}
+	return nil
+}
+
+func (b *boot) imageFile() string {
+	return filepath.Join(medium, "joist", b.opt.Build, "system.sqfs")
+}
+
+func (b *boot) tryMedium(d block.Device, fs string) bool {
+	flags := uintptr(unix.MS_RDONLY | unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC)
+	if err := unix.Mount(d.Path(), medium, fs, flags, ""); err != nil {
+		b.log.Printf("          %s looks like %s, but mounting it: %v", d.Path(), fs, err)
+		return false
+	}
+	if _, err := os.Stat(b.imageFile()); err != nil {
+		b.log.Printf("          %s (%s) is not our medium", d.Path(), fs)
+		unix.Unmount(medium, unix.MNT_DETACH)
+		return false
+	}
+	b.log.Printf("          medium is %s (%s)", d.Path(), fs)
+	return true
+}

@@ -1,0 +1,162 @@
+package vm
+
+import (
+	"fmt"
+	"path/filepath"
+	"strings"
+)
+
+// firmwareDir is where Debian's package ovmf puts its images.
+const firmwareDir = "/usr/share/OVMF"
+
+// code and vars are the two halves of a UEFI image. The "secboot" code is
+// built with SMM, without which variables could be written by anybody and
+// Secure Boot would not be enforced; the ".ms" variables hold Microsoft's keys
+// (README.Debian of ovmf).
+func (f Firmware) code() string {
+	if f == OVMFSecureBoot {
+		return filepath.Join(firmwareDir, "OVMF_CODE_4M.secboot.fd")
+	}
+	return filepath.Join(firmwareDir, "OVMF_CODE_4M.fd")
+}
+
+func (f Firmware) vars() string {
+	if f == OVMFSecureBoot {
+		return filepath.Join(firmwareDir, "OVMF_VARS_4M.ms.fd")
+	}
+	return filepath.Join(firmwareDir, "OVMF_VARS_4M.fd")
+}
+
+// args is QEMU's argument vector for a complete Config (withDefaults, Dir,
+// Vars and Accel set).
+func (c Config) args() []string {
+	a := []string{"-name", c.Name, "-nodefaults", "-no-user-config", "-display", "none", "-vga", "std"}
+	a = append(a, c.machineArgs()...)
+	a = append(a,
+		"-chardev", "socket,id=qmp,server=off,path="+c.socket("qmp"),
+		"-mon", "chardev=qmp,mode=control",
+		"-device", "virtio-rng-pci",
+		"-device", "qemu-xhci,id=xhci",
+	)
+	for i := range c.Serials {
+		id := fmt.Sprintf("serial%d", i)
+		a = append(a, "-chardev", "socket,id="+id+",server=off,path="+c.socket(id), "-serial", "chardev:"+id)
+	}
+	boot := 0 // position in the firmware's boot order
+	if c.DisksFirst {
+		a = append(a, c.diskArgs(&boot)...)
+		a = append(a, c.mediaArgs(&boot)...)
+	} else {
+		a = append(a, c.mediaArgs(&boot)...)
+		a = append(a, c.diskArgs(&boot)...)
+	}
+	a = append(a, c.nicArgs(&boot)...)
+	if c.Kernel != "" {
+		a = append(a, "-kernel", c.Kernel, "-append", c.Append)
+		if c.Initrd != "" {
+			a = append(a, "-initrd", c.Initrd)
+		}
+	}
+	if c.NoReboot {
+		a = append(a, "-no-reboot")
+	}
+	return append(a, c.Extra...)
+}
+
+func (c Config) machineArgs() []string {
+	machine := "q35"
+	var a []string
+	if c.Firmware == OVMFSecureBoot {
+		machine += ",smm=on"
+		a = append(a, "-global", "driver=cfi.pflash01,property=secure,value=on")
+	}
+	if c.Firmware != SeaBIOS {
+		a = append(a,
+			"-drive", "if=pflash,unit=0,format=raw,readonly=on,file="+c.Firmware.code(),
+			"-drive", "if=pflash,unit=1,format=raw,file="+c.Vars)
+	}
+	cpu := strings.Join(append([]string{c.Accel.cpu()}, c.CPUFlags...), ",")
+	rtc := "base=utc"
+	if !c.Clock.IsZero() {
+		rtc = "base=" + c.Clock.UTC().Format("2006-01-02T15:04:05")
+	}
+	return append(a,
+		"-machine", machine, "-accel", c.Accel.option(), "-cpu", cpu,
+		"-m", fmt.Sprint(c.Memory), "-smp", fmt.Sprint(c.CPUs), "-rtc", rtc)
+}
+
+func (c Config) mediaArgs(boot *int) []string {
+	var a []string
+	for i, m := range c.Media {
+		id := fmt.Sprintf("medium%d", i)
+		if m.Path != "" {
+			a = append(a, "-drive", "if=none,id="+id+"-drive,format=raw,readonly=on,file="+m.Path)
+		}
+		var dev string
+		switch m.Kind {
+		case CD: // QEMU's q35 has six SATA ports ide.0 … ide.5; disks count up, CDs down
+			dev = fmt.Sprintf("ide-cd,id=%s,bus=ide.%d", id, 5-i)
+		case USBStick:
+			dev = "usb-storage,removable=on,bus=xhci.0,id=" + id
+		}
+		if m.Path != "" {
+			dev += fmt.Sprintf(",drive=%s-drive,bootindex=%d", id, *boot)
+			*boot++
+		}
+		a = append(a, "-device", dev)
+	}
+	return a
+}
+
+func (c Config) diskArgs(boot *int) []string {
+	var a []string
+	for i, d := range c.Disks {
+		id := fmt.Sprintf("disk%d", i)
+		a = append(a, "-drive", fmt.Sprintf("if=none,id=%s-drive,format=%s,discard=unmap,file=%s", id, d.Format, d.Path))
+		var dev string
+		switch d.Bus {
+		case VirtioBlk:
+			dev = "virtio-blk-pci"
+		case VirtioSCSI:
+			a = append(a, "-device", fmt.Sprintf("virtio-scsi-pci,id=scsi%d", i))
+			dev = fmt.Sprintf("scsi-hd,bus=scsi%d.0", i)
+		case SATA:
+			dev = fmt.Sprintf("ide-hd,bus=ide.%d", i)
+		case NVMe:
+			dev = "nvme"
+		}
+		dev += fmt.Sprintf(",id=%s,drive=%s-drive,serial=%s,bootindex=%d", id, id, d.Serial, *boot)
+		*boot++
+		if d.SectorSize != 0 {
+			dev += fmt.Sprintf(",logical_block_size=%d,physical_block_size=%d", d.SectorSize, d.SectorSize)
+		}
+		a = append(a, "-device", dev)
+	}
+	return a
+}
+
+func (c Config) nicArgs(boot *int) []string {
+	var a []string
+	for i, n := range c.NICs {
+		id := fmt.Sprintf("nic%d", i)
+		dev := fmt.Sprintf("%s,id=%s,mac=%s", n.Model, id, n.MAC)
+		switch {
+		case n.Port != nil:
+			a = append(a, "-netdev", n.Port.Netdev(id+"-net"))
+			dev += ",netdev=" + id + "-net"
+		case n.User != "":
+			a = append(a, "-netdev", "user,id="+id+"-net,"+n.User)
+			dev += ",netdev=" + id + "-net"
+		}
+		if n.PXE {
+			dev += fmt.Sprintf(",bootindex=%d", *boot)
+			*boot++
+		} else {
+			dev += ",romfile=" // no ROM: the firmware cannot lose time on it
+		}
+		a = append(a, "-device", dev)
+	}
+	return a
+}
+
+func (c Config) socket(name string) string { return filepath.Join(c.Dir, name) }
