@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -164,10 +165,15 @@ func testEntry(t *testing.T, prog *syntax.File, s State, x Slot) {
 
 	next, trial = CountDown(next, x.Other())
 	for _, file := range []string{FileKernel, FileInitrd} {
-		g := play(t, prog, s, entry, &grub{broken: PathSlotFile(x, file)})
+		g := play(t, prog, s, entry, &grub{broken: PathSlotFile(x, file), missing: true})
 		if want := started(x.Other(), trial); g.booted != want || DecodeState(g.saved) != next {
 			t.Errorf("%+v: broken %s of %s: starts with %q, want %q", s, file, x, g.booted, want)
 		}
+	}
+
+	g = play(t, prog, s, entry, &grub{broken: PathSlotFile(x, FileInitrd)})
+	if !strings.HasSuffix(g.booted, "|reboot") || strings.Count(g.booted, "linux ") != 1 {
+		t.Errorf("%+v: initrd of %s cannot be read: %q", s, x, g.booted)
 	}
 
 	if g := run(t, prog, s, "entry_rescue-"+string(x)); !strings.HasPrefix(g.booted, "linux /joist/"+string(x)+"/vmlinuz joist.mode=rescue") || DecodeState(g.saved) != s {
@@ -195,6 +201,7 @@ type grub struct {
 	saved    *Env
 	readOnly bool
 	broken   string // a file that cannot be read
+	missing  bool   // for it is not there
 	entries  []string
 	booted   string
 }
@@ -240,10 +247,16 @@ func (g *grub) call(_ context.Context, args []string) ([]string, error) {
 		}
 		g.booted = strings.Join(args, " ")
 		return done, nil
-	case "serial", "terminal_input", "terminal_output", "echo":
+	case "reboot": // does not come back
+		g.booted += "|reboot"
+		return []string{"exit"}, nil
+	case "sleep", "serial", "terminal_input", "terminal_output", "echo":
 		return done, nil
 	case "[":
-		if rest[0] == "-s" {
+		if i := slices.Index(rest, "-s"); i >= 0 {
+			if missing := g.missing && rest[i+1] == g.broken; missing != (rest[0] == "!") {
+				return []string{"false"}, nil
+			}
 			return done, nil
 		}
 	}

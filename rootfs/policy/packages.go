@@ -83,7 +83,6 @@ var excluded = []reason{
 	{"gcc-14-base", "documentation only"},
 	{"libasound2-data", "sound cards of the host"},
 	{"base-passwd", "users come from the table in this package"},
-	{"ipxe-qemu", "boot ROMs come with qemu-system-data's virtio set; network boot uses ovmf and ipxe.efi"},
 	{"openssl-provider-legacy", "ciphers that nothing on the node uses"},
 	{"readline-common", "default key bindings are compiled in"},
 	{"ucspi-tcp", "not used"},

@@ -48,6 +48,11 @@ func groupOf(name string) string { return filepath.Join(cgroups, "system", name)
 // openGroup makes the service's cgroup and opens it for clone3(2).
 func openGroup(s service.Spec) (*os.File, error) {
 	d := groupOf(s.Name)
+	// Always a fresh one: kernel 6.12 compares the "kill sequence" of a group
+	// started into by clone3(2) with that of the parent's group, so that every
+	// process started into a group that has ever been killed dies at once
+	// (kernel/cgroup/cgroup.c, cgroup_css_set_fork and cgroup_post_fork).
+	removeGroup(d)
 	if err := os.Mkdir(d, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
 		return nil, err
 	}
@@ -73,6 +78,17 @@ func reserve(specs []service.Spec) error {
 		sum += s.MemoryMin
 	}
 	return os.WriteFile(cgroups+"/system/memory.min", strconv.AppendInt(nil, sum, 10), 0)
+}
+
+// removeGroup removes an empty cgroup and the empty ones in it.
+func removeGroup(dir string) {
+	sub, _ := os.ReadDir(dir)
+	for _, e := range sub {
+		if e.IsDir() {
+			removeGroup(filepath.Join(dir, e.Name()))
+		}
+	}
+	os.Remove(dir)
 }
 
 // killGroup ends everything in the cgroup and waits a moment until it is

@@ -46,9 +46,9 @@ func installed(sys string) (out []found) {
 		if err != nil {
 			continue
 		}
-		_, a := t.Named("joist-a")
-		if data, ok := block.Find(devs, t.GUID, dataPartition); a && ok {
-			out = append(out, found{disk: d, data: data, guid: t.GUID})
+		_, slotErr := t.Find("joist-a")
+		if data, ok := block.Find(devs, t.DiskGUID, dataPartition); slotErr == nil && ok {
+			out = append(out, found{disk: d, data: data, guid: strings.ToLower(t.DiskGUID)})
 		}
 	}
 	return out

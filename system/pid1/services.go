@@ -77,5 +77,5 @@ func present(root string, specs []service.Spec) (kept []service.Spec, left []str
 
 // wanted are the modules that no device asks for but guests need at any
 // moment; a missing one is said and does not stop the boot.
-var wanted = []string{"loop", "tun", "vhost_net", "vhost_vsock", "bridge", "dm_mod", "dm_thin_pool", "dm_snapshot",
+var wanted = []string{"ext4", "dm_mod", "loop", "tun", "vhost_net", "vhost_vsock", "bridge", "dm_thin_pool", "dm_snapshot",
 	"nf_tables", "overlay", "ext4", "veth", "button", "evdev"}

@@ -1,0 +1,85 @@
+package dashboard
+
+import (
+	"flag"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"joist/api/node"
+)
+
+var update = flag.Bool("update", false, "write golden files")
+
+func states() map[string]State {
+	good := State{
+		Version: "0.1.0", Node: node.Config{Name: "pve1", Domain: "example.org"},
+		Net:    node.NetStatus{Bridge: "vmbr0", Link: "enp1s0", Up: true, Method: "dhcp", Addresses: []string{"192.0.2.10/24", "2001:db8::10/64"}},
+		API:    node.APIStatus{Port: 8006, Fingerprint: strings.TrimSuffix(strings.Repeat("AB:CD:", 16), ":")},
+		Booted: "2026-01-02 03:04", CPUs: 4, Load: 0.31, MemUsed: 700 << 20, MemTotal: 16 << 30,
+		Services: []node.Service{{Name: "udevd", State: "running"}, {Name: "network", State: "running"}, {Name: "joistd", State: "running"},
+			{Name: "chrony", State: "running"}, {Name: "lxcfs", State: "running"}, {Name: "dashboard-tty1", State: "running"}},
+	}
+	bad := good
+	bad.Net = node.NetStatus{Bridge: "vmbr0", Link: "enp1s0", Method: "dhcp", Error: "no answer from a DHCP server after 60 s"}
+	bad.API = node.APIStatus{}
+	bad.Services = []node.Service{{Name: "udevd", State: "running"}, {Name: "joistd", State: "backoff", Restarts: 7, Error: "exit status 1"},
+		{Name: "chrony", State: "running", Restarts: 2, Error: "killed by SIGSEGV \x1b[2J"}}
+	return map[string]State{"good": good, "bad": bad, "early": {Version: "0.1.0", InitErr: "PID 1 does not answer"}}
+}
+
+func TestGolden(t *testing.T) {
+	for name, s := range states() {
+		for _, size := range []struct {
+			suffix     string
+			cols, rows int
+		}{{"", 80, 24}, {"-narrow", 40, 12}} {
+			got := Render(s, size.cols, size.rows)
+			file := filepath.Join("testdata", name+size.suffix+".golden")
+			if *update {
+				os.MkdirAll("testdata", 0o755)
+				os.WriteFile(file, []byte(got), 0o644)
+			}
+			want, _ := os.ReadFile(file)
+			if got != string(want) {
+				t.Errorf("%s differs (run with -update and look):\n%s", file, got)
+			}
+			lines := strings.Split(strings.TrimSuffix(got, "\n"), "\n")
+			if len(lines) >= size.rows {
+				t.Errorf("%s: %d lines", file, len(lines))
+			}
+			for _, l := range lines {
+				if len(l) >= size.cols || strings.ContainsAny(l, "\x1b\r\t") {
+					t.Errorf("%s: line %q", file, l)
+				}
+			}
+		}
+	}
+}
+
+func TestSerialSaysOnlyNews(t *testing.T) {
+	var b strings.Builder
+	sc := screen{w: &b, text: true}
+	s := states()["good"]
+	for i := range 5 {
+		s.Load, s.MemUsed = float64(i), int64(i)<<28
+		sc.show(s, 80, 24)
+	}
+	if n := strings.Count(b.String(), "Joist 0.1.0"); n != 1 {
+		t.Errorf("drawn %d times", n)
+	}
+	s.Services[0].State = "backoff"
+	sc.show(s, 80, 24)
+	if n := strings.Count(b.String(), "Joist 0.1.0"); n != 2 || strings.Contains(b.String(), "\x1b") {
+		t.Errorf("drawn %d times", n)
+	}
+}
+
+func TestSerial(t *testing.T) {
+	for path, want := range map[string]bool{"/dev/tty1": false, "/dev/ttyS0": true, "/dev/hvc0": true, "/dev/ttyAMA0": true} {
+		if serial(path) != want {
+			t.Errorf("%s", path)
+		}
+	}
+}
