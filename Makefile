@@ -18,9 +18,8 @@ help: ## this list
 iso: joist ## the installable image, build/joist-<version>-amd64.iso (no root needed)
 	build/bin/joist build iso --out build
 
-run: iso ## install in a virtual machine and leave its API on https://localhost:8006
-	scripts/tools.sh
-	$(GO) run -buildvcs=false ./test/run
+run: joist ## a node in a virtual machine, API on https://localhost:8006 (FRESH=1: install anew)
+	@GO=$(GO) MAKE=$(MAKE) scripts/run.sh
 
 test: go-version ## rules, unit tests, the image and short end-to-end tests, with times
 	scripts/test.sh

@@ -27,6 +27,9 @@ type Options struct {
 	Fingerprint string // SHA-256 of the node's certificate in hex, colons allowed; empty: the system's authorities decide
 	Insecure    bool   // without Fingerprint: trust any certificate; for tests on a network of their own
 	Token       string // "root@pam!name=secret" instead of Login
+	// Socket is the path of a node's own socket: whoever may open it is
+	// root@pam. URL, certificate and log-in are then not used.
+	Socket string
 
 	// Dial replaces the network, as in http.Transport.DialContext.
 	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
@@ -64,6 +67,9 @@ type ticket struct {
 
 // New makes a client; it does not connect.
 func New(o Options) (*Client, error) {
+	if o.Socket != "" {
+		return local(o.Socket), nil
+	}
 	u, err := url.Parse(o.URL)
 	if err != nil || u.Scheme != "https" || u.Host == "" {
 		return nil, fmt.Errorf("parse URL %q: want https://node:port", o.URL)
@@ -93,6 +99,19 @@ func New(o Options) (*Client, error) {
 		token: o.Token,
 		now:   time.Now,
 	}, nil
+}
+
+// local is a client of the daemon on this machine.
+func local(socket string) *Client {
+	t := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		var d net.Dialer
+		return d.DialContext(ctx, "unix", socket)
+	}}
+	return &Client{
+		base: &url.URL{Scheme: "http", Host: "joistd", Path: "/api2/json"},
+		http: &http.Client{Transport: t},
+		now:  time.Now,
+	}
 }
 
 // ParseFingerprint reads 64 hex digits, with or without colons.

@@ -8,8 +8,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"reflect"
 	"strings"
 	"testing"
@@ -170,6 +173,32 @@ func TestPin(t *testing.T) {
 		if _, err := New(o); err == nil {
 			t.Errorf("%+v: no error", o)
 		}
+	}
+}
+
+func TestSocket(t *testing.T) {
+	dir, err := os.MkdirTemp("", "joist") // short: socket paths have 107 bytes
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	ln, err := net.Listen("unix", filepath.Join(dir, "s"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		data(w, fmt.Sprint(r.Method, r.URL.Path, len(r.Header["Cookie"])))
+	})}
+	defer srv.Close()
+	go srv.Serve(ln)
+	c, err := New(Options{Socket: filepath.Join(dir, "s")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	var got string
+	if err := c.Post(t.Context(), "/nodes/n1/status", Params{"command": "reboot"}, &got); err != nil || got != "POST/api2/json/nodes/n1/status0" {
+		t.Errorf("%q %v", got, err)
 	}
 }
 

@@ -43,7 +43,7 @@ func (c *Client) open(ctx context.Context, path, method string, p Params) (proxy
 		return px, nil, err
 	}
 	u := c.url(path + "/vncwebsocket")
-	u.Scheme = "wss"
+	u.Scheme = strings.Replace(u.Scheme, "http", "ws", 1)
 	u.RawQuery = Params{"port": px.Port.String(), "vncticket": px.Ticket}.values().Encode()
 	h := http.Header{}
 	c.authorise(h, http.MethodGet, t)

@@ -102,12 +102,12 @@ func (s *session) facts() (probe.Facts, error) {
 }
 
 func (s *session) install(ctx context.Context) (int, error) {
-	fmt.Fprint(s.out, "\nJoist installer\n\n")
-	f, err := s.facts()
+	img, err := readImage(s.h)
 	if err != nil {
 		return exitFailed, err
 	}
-	img, err := readImage(s.h)
+	fmt.Fprintf(s.out, "\nJoist %s installer\n\n", img.Version)
+	f, err := s.facts()
 	if err != nil {
 		return exitFailed, err
 	}

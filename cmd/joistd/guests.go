@@ -2,24 +2,135 @@ package main
 
 import (
 	"context"
+	"encoding/pem"
+	"errors"
+	"maps"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"time"
 
+	"joist/hypervisor/control"
+	"joist/hypervisor/guest"
+	"joist/hypervisor/guest/kvm"
+	"joist/hypervisor/network"
 	clusterapi "joist/hypervisor/server/cluster"
+	"joist/hypervisor/server/guestapi"
+	"joist/hypervisor/server/storageapi"
+	"joist/hypervisor/storage"
+	"joist/hypervisor/storage/dir"
+	"joist/hypervisor/storage/image"
+	"joist/hypervisor/storage/lvmthin"
+	"joist/internal/run"
 )
 
 // wireGuests adds guests and storage: their routes, what lists show of them
-// and how their interrupted tasks are undone.
-func (d *daemon) wireGuests(_ context.Context, p *parts) error {
-	p.guests, p.storages = nothing{}, nothing{}
+// and how their interrupted tasks are undone. Guests that run are taken over
+// here; those that start with the node start when tasks can.
+func (d *daemon) wireGuests(ctx context.Context, p *parts) error {
+	set, err := d.storages(ctx)
+	if err != nil {
+		return err
+	}
+	drivers, provision := d.drivers()
+	images := &image.Importer{Run: run.OS{}}
+	guests := control.New(control.Options{
+		Node: d.cfg.Name, Store: d.store, Storages: set, Tasks: d.tasks, Drivers: drivers, Provision: provision,
+		Import: images, ImageSize: image.Size, RunDir: d.runDir(), Log: d.log,
+	})
+	if err := guests.Open(ctx); err != nil {
+		return err
+	}
+	api := &guestapi.API{Node: d.cfg.Name, Guests: guests, Tasks: d.tasks, Tickets: d.access, CPUs: runtime.NumCPU(),
+		Cert: string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: d.cert.Certificate[0]}))}
+	storages := &storageapi.API{Node: d.cfg.Name, Storages: set, Tasks: d.tasks, InUse: guests.InUse}
+	p.routes = append(append(p.routes, api.Routes()...), storages.Routes()...)
+	maps.Copy(p.replayers, guests.Replayers())
+	usage := &usage{node: d.cfg.Name, set: set}
+	rows := usage.read(ctx, false)
+	usage.rows.Store(&rows)
+	go usage.follow(ctx)
+	p.guests, p.storages = guestapi.Lister{API: api}, usage
+	go func() {
+		if err := guests.Boot(ctx); err != nil && !errors.Is(err, context.Canceled) {
+			d.log.Error("start guests of this node", "err", err)
+		}
+	}()
 	return nil
 }
 
-// nothing is what a daemon without drivers has.
-type nothing struct{}
+// runDir is where what must not outlive a boot lies: beside the socket.
+func (d *daemon) runDir() string { return filepath.Dir(d.p.socket) }
 
-func (nothing) Guests(context.Context) ([]clusterapi.Guest, error) {
-	return []clusterapi.Guest{}, nil
+// drivers chooses what runs guests on this node.
+func (d *daemon) drivers() ([]guest.Driver, control.Provisioner) {
+	machines := kvm.Defaults(d.log, network.Taps{})
+	machines.Runs.Dir = filepath.Join(d.runDir(), "guests")
+	return []guest.Driver{kvm.New(machines)}, nil
 }
 
-func (nothing) Storages(context.Context) ([]clusterapi.Storage, error) {
-	return []clusterapi.Storage{}, nil
+// storages opens what the cluster has defined; a new cluster gets the
+// defaults of this node.
+func (d *daemon) storages(ctx context.Context) (*storage.Set, error) {
+	configs, _, err := storage.Load(ctx, d.store, storage.Defaults(d.cfg.Storage))
+	if err != nil {
+		return nil, err
+	}
+	locks := filepath.Join(d.runDir(), "lock")
+	set := storage.NewSet(configs, map[string]storage.Factory{
+		"dir":     func(c storage.Config) (storage.Pool, error) { return dir.Open(c, run.OS{}) },
+		"lvmthin": func(c storage.Config) (storage.Pool, error) { return lvmthin.Open(c, run.OS{}, locks) },
+	})
+	if err := set.Clean(); err != nil { // a storage that is missing must not keep the API away
+		d.log.Warn("remove interrupted uploads", "err", err)
+	}
+	return set, nil
+}
+
+// usage shows storages in lists. How full they are takes a program to find
+// out; lists must not wait for it.
+type usage struct {
+	node string
+	set  *storage.Set
+	rows atomic.Pointer[[]clusterapi.Storage]
+}
+
+// usageEvery is how old a list may be.
+const usageEvery = 10 * time.Second
+
+func (u *usage) follow(ctx context.Context) {
+	for {
+		rows := u.read(ctx, true)
+		u.rows.Store(&rows)
+		select {
+		case <-time.After(usageEvery):
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// read lists the storages; asking them how full they are may take a while.
+func (u *usage) read(ctx context.Context, ask bool) []clusterapi.Storage {
+	rows := []clusterapi.Storage{}
+	for _, c := range u.set.Configs() {
+		content := slices.Sorted(slices.Values(c.Content))
+		row := clusterapi.Storage{ID: c.ID, Node: u.node, Type: c.Type, Content: strings.Join(content, ","), Shared: c.Shared}
+		if pool, err := u.set.Pool(c.ID); ask && err == nil {
+			ctx, cancel := context.WithTimeout(ctx, usageEvery)
+			if st, err := pool.Status(ctx); err == nil {
+				row.Active, row.Used, row.Total = st.Active, st.Used, st.Total
+			}
+			cancel()
+		}
+		rows = append(rows, row)
+	}
+	return rows
+}
+
+// Storages implements cluster.StorageLister.
+func (u *usage) Storages(context.Context) ([]clusterapi.Storage, error) {
+	return *u.rows.Load(), nil
 }

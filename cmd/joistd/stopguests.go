@@ -39,12 +39,15 @@ func (l local) call(ctx context.Context, verb, path string, into any) error {
 	return json.NewDecoder(resp.Body).Decode(&struct{ Data any }{into})
 }
 
+// lastStop: PID 1 waits 180 s, and no guest starts again before the next boot.
+const lastStop = "final=1&overall=170"
+
 // stopGuests shuts all guests of this node down and waits for it. PID 1 runs
 // it before it stops services; the deadline is PID 1's.
 func stopGuests(ctx context.Context, socket string, out io.Writer) error {
 	l := newLocal(socket)
 	var upid string
-	if err := l.call(ctx, http.MethodPost, "/nodes/localhost/stopall", &upid); err != nil {
+	if err := l.call(ctx, http.MethodPost, "/nodes/localhost/stopall?"+lastStop, &upid); err != nil {
 		return fmt.Errorf("stop guests: %w", err)
 	}
 	base := "/nodes/localhost/tasks/" + url.PathEscape(upid)

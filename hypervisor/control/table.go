@@ -6,6 +6,8 @@ import (
 	"log/slog"
 	"maps"
 	"slices"
+	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -84,11 +86,10 @@ func (t *table) apply(ev store.Event) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if ev.Value == nil {
-		for id, e := range t.recs {
-			if Key(id) == ev.Key && e.rev < ev.Rev {
-				delete(t.recs, id)
-				t.seen[id] = ev.Rev
-			}
+		id, err := strconv.Atoi(strings.TrimPrefix(ev.Key, Prefix))
+		if e, ok := t.recs[id]; err == nil && ok && e.rev < ev.Rev {
+			delete(t.recs, id)
+			t.seen[id] = ev.Rev
 		}
 		return
 	}

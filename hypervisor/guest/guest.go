@@ -75,6 +75,7 @@ type Status struct {
 	DiskRead, DiskWrite int64
 	Accel               string // qemu: "kvm" or "tcg"
 	Exit                string // stopped: how it ended last, "" when it was asked to
+	Note                string // running: what is wrong with it, "" when nothing is
 }
 
 // StopMode is how a guest is to end.

@@ -280,7 +280,7 @@ func (b *Builder) squash(ctx context.Context, root *tree.Node, name string) erro
 	_, err := b.box.Run(ctx, run.Cmd{
 		Path: "/usr/bin/sqfstar",
 		Args: []string{"-comp", "zstd", "-Xcompression-level", strconv.Itoa(b.cfg.Image.Compression), "-b", "131072",
-			"-mkfs-time", epoch, "-all-time", epoch, "-no-progress", "-quiet", "/host/work/" + name},
+			"-mkfs-time", epoch, "-all-time", epoch, "-root-mode", "0755", "-root-uid", "0", "-root-gid", "0", "-root-time", epoch, "-no-progress", "-quiet", "/host/work/" + name},
 		Stdin: r, Dir: "/host/work",
 	})
 	r.CloseWithError(err)

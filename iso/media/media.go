@@ -34,10 +34,6 @@ type Spec struct {
 	DiskGUID  string            // of the partition table
 }
 
-// MaxFile is the largest file that one extent of ISO 9660 holds; level 3 would
-// split larger ones, which firmware and GRUB need not understand.
-const MaxFile = 1<<32 - 2048
-
 var (
 	rePath   = regexp.MustCompile(`^(/[A-Za-z0-9._+-]+)+$`)
 	reVolume = regexp.MustCompile(`^[A-Z0-9_]{1,32}$`)

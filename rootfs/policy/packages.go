@@ -41,10 +41,10 @@ func Template() []string {
 // ToolsExcluded are the dependencies the sandbox does without.
 func ToolsExcluded() map[string]string {
 	return map[string]string{
-		"debconf":                   "packages are unpacked, never configured",
-		"init-system-helpers":       "no services run in the sandbox",
-		"grub2-common":              "grub-install and update-grub are not used",
-		"mokutil":                   "key enrolment happens on the target",
+		"debconf":             "packages are unpacked, never configured",
+		"init-system-helpers": "no services run in the sandbox",
+		"grub2-common":        "grub-install and update-grub are not used",
+		"mokutil":             "key enrolment happens on the target",
 	}
 }
 
@@ -117,6 +117,9 @@ var drops = []reason{
 	{"/etc/rc", "services are joist-init's"},
 	{"/etc/cron", "no cron daemon"},
 	{"/etc/logrotate.d/", "logs are bounded by joist-init"},
+	{"/usr/lib/udev/rules.d/64-md-raid-assembly.rules", "assembles every array it sees; the node assembles only what is its own, by UUID"},
+	{"/usr/lib/udev/rules.d/69-lvm.rules", "activates every volume group it sees; joist-init activates the node's own, by UUID"},
+	{"/usr/lib/udev/rules.d/70-nvmf-autoconnect.rules", "connects to every NVMe target that is announced; storage is connected by joistd"},
 	{"/usr/lib/udev/hwdb.d/", "names for people; compiled by systemd-hwdb, which stays out"},
 	{"/usr/share/applications/", "desktop"},
 	{"/usr/share/icons/", "desktop"},
@@ -128,7 +131,6 @@ var drops = []reason{
 	{"/usr/share/fish/", "completion for a shell that is not in the image"},
 	{"/usr/share/gdb/", "debugger"},
 	{"/usr/lib/debug/", "debugger"},
-	{"/usr/share/common-licenses.bak/", "packaging"},
 	{"/usr/lib/x86_64-linux-gnu/systemd/libsystemd-core-", "systemd stays out; udevd needs libsystemd-shared only"},
 	{"/usr/sbin/xfs_scrub", "needs ICU, 37 MB; xfs_repair is there"},
 	{"/usr/share/qemu/edk2-a", "firmware of other machines (the x86 one is in ovmf)"},

@@ -37,15 +37,63 @@ type Action struct {
 // Rule says what stands in for the maintainer scripts of one package.
 type Rule struct {
 	Package string   // name, or a pattern that ends in *
-	Scripts []string // of preinst, postinst, config; removal never happens, see Needless
+	Scripts []string // of preinst, postinst, config; removal never happens, see needless
 	Why     string   // why that is enough
 	Do      []Action
+	Covers  []Cover // what the scripts register with dpkg and Do does not make
 }
 
-// Needless are scripts that no package's rule has to mention.
+// Call is something a script registers with dpkg or the kernel, outside the
+// files of its package.
+type Call struct {
+	Kind    Kind
+	Subject string // path or name, as the script's text has it: "$f" stays "$f"
+}
+
+// Kind says which program a script calls.
+type Kind string
+
+// The kinds of calls a rule must answer one by one.
+const (
+	Diversion    Kind = "diversion"    // dpkg-divert(1)
+	Alternative  Kind = "alternative"  // update-alternatives(1), each link and each slave's
+	Statoverride Kind = "statoverride" // dpkg-statoverride(1)
+	Capability   Kind = "capability"   // setcap(8)
+	Account      Kind = "account"      // adduser(8), useradd(8), addgroup(8), groupadd(8)
+)
+
+// Cover says why a call of a script needs nothing.
+type Cover struct {
+	Call
+	Why string
+}
+
+// Answers reports whether the rule says what becomes of the call: an action
+// on the same path, an entry of Covers, or an account of the table.
+func (r Rule) Answers(c Call) bool {
+	if slices.ContainsFunc(r.Covers, func(v Cover) bool { return v.Kind == c.Kind && matches(v.Subject, c.Subject) }) {
+		return true
+	}
+	switch c.Kind {
+	case Account:
+		return HasUser(c.Subject) || HasGroup(c.Subject)
+	case Alternative:
+		return slices.ContainsFunc(r.Do, func(a Action) bool { return a.Op == Link && a.Path == c.Subject })
+	case Statoverride:
+		return slices.ContainsFunc(r.Do, func(a Action) bool { return a.Op != Link && a.Path == c.Subject })
+	}
+	return false
+}
+
 var needless = map[string]string{
 	"prerm":  "runs at removal; an image is replaced, nothing in it is ever removed",
 	"postrm": "runs at removal; an image is replaced, nothing in it is ever removed",
+}
+
+// Needless reports whether a script never runs because of what the image is.
+func Needless(script string) bool {
+	_, ok := needless[script]
+	return ok
 }
 
 // ScriptRule returns the rule for one script of a package. ok is false when

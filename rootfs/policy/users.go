@@ -2,6 +2,7 @@ package policy
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -25,7 +26,7 @@ type Group struct {
 
 const nologin = "/usr/sbin/nologin"
 
-// Users are the users of the image. 0–99 are Debian's static ones (base-passwd
+// users are the users of the image. 0–99 are Debian's static ones (base-passwd
 // 3.6), 970–999 ours; guests' ranges begin at 200000.
 var users = []User{
 	{"root", 0, "root", 0, "/root", "/bin/bash", "root"},
@@ -50,6 +51,18 @@ var groups = []Group{
 	{"floppy", 25}, {"tape", 26}, {"sudo", 27}, {"audio", 29}, {"shadow", 42}, {"utmp", 43}, {"video", 44},
 	{"sasl", 45}, {"plugdev", 46}, {"staff", 50}, {"users", 100}, {"input", 980}, {"sgx", 981}, {"kvm", 982},
 	{"render", 983}, {"clock", 984}, {"_ssh", 985}, {"rdma", 986}, {"systemd-journal", 987},
+}
+
+// HasUser reports whether the table has the user.
+func HasUser(name string) bool {
+	return slices.ContainsFunc(users, func(u User) bool { return u.Name == name })
+}
+
+// HasGroup reports whether the table has the group, as one of its own or as a
+// user's.
+func HasGroup(name string) bool {
+	return slices.ContainsFunc(groups, func(g Group) bool { return g.Name == name }) ||
+		slices.ContainsFunc(users, func(u User) bool { return u.Group == name })
 }
 
 // Passwd renders /etc/passwd.

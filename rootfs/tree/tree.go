@@ -48,7 +48,8 @@ func (f File) Size() int64                  { return f.Bytes }
 
 // Node is one entry. Mode holds type and permission bits as io/fs defines
 // them (fs.ModeSetuid and so on). A hard link is a regular node that shares
-// its Data with another and names it in LinkTo.
+// its Data with another and names it in LinkTo; without the other it is a file
+// like any.
 type Node struct {
 	Name     string
 	Mode     fs.FileMode
@@ -93,49 +94,55 @@ func (n *Node) Put(c *Node) {
 	n.Children[i] = c
 }
 
-// Lookup walks an absolute path without following symbolic links at its end;
+// Lookup walks an absolute path without following a symbolic link at its end;
 // links in between are followed, as the kernel does.
-func (n *Node) Lookup(p string) *Node {
-	c, _ := n.walk(p, false, 0)
-	return c
-}
+func (n *Node) Lookup(p string) *Node { return n.walk(p, false) }
 
 // Resolve walks an absolute path and follows a symbolic link at its end too.
-func (n *Node) Resolve(p string) *Node {
-	c, _ := n.walk(p, true, 0)
-	return c
+func (n *Node) Resolve(p string) *Node { return n.walk(p, true) }
+
+// maxLinks is how many symbolic links one walk follows, as in Linux
+// (path_resolution(7)).
+const maxLinks = 40
+
+// walk resolves p step by step. ".." is taken where a link has led to, not
+// where its name stands: /lib/../x is /usr/x when /lib is usr/lib.
+func (n *Node) walk(p string, last bool) *Node {
+	above := []*Node{n} // from the root to where the walk stands
+	todo := parts(p)
+	for links := 0; len(todo) > 0; {
+		e := todo[0]
+		todo = todo[1:]
+		here := above[len(above)-1]
+		if e == ".." {
+			if !here.Mode.IsDir() {
+				return nil
+			}
+			above = above[:max(1, len(above)-1)]
+			continue
+		}
+		c := here.Child(e)
+		if c == nil {
+			return nil
+		}
+		if c.Mode&fs.ModeSymlink == 0 || !last && len(todo) == 0 {
+			above = append(above, c)
+			continue
+		}
+		if links++; links > maxLinks {
+			return nil
+		}
+		if path.IsAbs(c.Target) {
+			above = above[:1]
+		}
+		todo = append(parts(c.Target), todo...)
+	}
+	return above[len(above)-1]
 }
 
-var errLoop = errors.New("too many levels of symbolic links")
-
-func (n *Node) walk(p string, last bool, depth int) (*Node, error) {
-	if depth > 40 {
-		return nil, errLoop
-	}
-	cur := n
-	parts := split(p)
-	for i, e := range parts {
-		if cur == nil || !cur.Mode.IsDir() {
-			return nil, fs.ErrNotExist
-		}
-		c := cur.Child(e)
-		if c == nil {
-			return nil, fs.ErrNotExist
-		}
-		if c.Mode&fs.ModeSymlink != 0 && (last || i < len(parts)-1) {
-			t := c.Target
-			if !path.IsAbs(t) {
-				t = "/" + strings.Join(parts[:i], "/") + "/" + t
-			}
-			r, err := n.walk(t, true, depth+1)
-			if err != nil {
-				return nil, err
-			}
-			c = r
-		}
-		cur = c
-	}
-	return cur, nil
+// parts splits a path into names and "..".
+func parts(p string) []string {
+	return slices.DeleteFunc(strings.Split(p, "/"), func(e string) bool { return e == "" || e == "." })
 }
 
 func split(p string) []string {
@@ -171,7 +178,11 @@ func (n *Node) Dir(p string) (*Node, error) {
 
 // Set places node at the absolute path p and makes the directories above.
 func (n *Node) Set(p string, node *Node) error {
-	d, err := n.Dir(path.Dir(path.Clean("/" + p)))
+	p = path.Clean("/" + p)
+	if p == "/" {
+		return errors.New("the root directory cannot be replaced")
+	}
+	d, err := n.Dir(path.Dir(p))
 	if err != nil {
 		return err
 	}

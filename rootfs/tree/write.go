@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 )
 
@@ -14,48 +15,86 @@ import (
 // to at: what mksquashfs's sqfstar and container runtimes read.
 func (n *Node) WriteTar(w io.Writer, at time.Time) error {
 	tw := tar.NewWriter(w)
-	hdr := func(p string, c *Node) *tar.Header {
-		h := &tar.Header{Name: "." + p, Mode: int64(unixMode(c.Mode)), Uid: c.UID, Gid: c.GID, ModTime: at, Format: tar.FormatPAX}
-		for k, v := range c.Xattrs {
-			if h.PAXRecords == nil {
-				h.PAXRecords = map[string]string{}
-			}
-			h.PAXRecords["SCHILY.xattr."+k] = v
-		}
-		return h
-	}
-	root := hdr("/", n)
-	root.Typeflag = tar.TypeDir
+	first := map[identity]string{} // name under which content that has hard links was written
+	root := header("/", n, at)
 	if err := tw.WriteHeader(root); err != nil {
-		return err
+		return fmt.Errorf("archive /: %w", err)
 	}
 	err := n.Walk(func(p string, c *Node) error {
-		h := hdr(p, c)
-		switch {
-		case c.Mode.IsDir():
-			h.Typeflag, h.Name = tar.TypeDir, h.Name+"/"
-		case c.Mode&fs.ModeSymlink != 0:
-			h.Typeflag, h.Linkname = tar.TypeSymlink, c.Target
-		case c.Mode&fs.ModeCharDevice != 0:
-			h.Typeflag, h.Devmajor, h.Devminor = tar.TypeChar, int64(c.Major), int64(c.Minor)
-		case c.Mode&fs.ModeDevice != 0:
-			h.Typeflag, h.Devmajor, h.Devminor = tar.TypeBlock, int64(c.Major), int64(c.Minor)
-		case c.Mode&fs.ModeNamedPipe != 0:
-			h.Typeflag = tar.TypeFifo
-		case c.LinkTo != "":
-			h.Typeflag, h.Linkname = tar.TypeLink, "."+c.LinkTo
-		case c.Mode.IsRegular():
-			h.Typeflag = tar.TypeReg
-			return writeFile(tw, h, c)
-		default:
+		h := header(p, c, at)
+		if h == nil {
 			return fmt.Errorf("archive %s: type %v has no place in an archive", p, c.Mode.Type())
 		}
-		return tw.WriteHeader(h)
+		err := func() error {
+			if h.Typeflag != tar.TypeReg {
+				return tw.WriteHeader(h)
+			}
+			// An archive has the content before the links to it, whatever their
+			// names are, and without it when its first name was removed.
+			if id, ok := identify(c); ok {
+				if name, ok := first[id]; ok && c.LinkTo != "" {
+					h.Typeflag, h.Linkname, h.PAXRecords = tar.TypeLink, name, nil
+					return tw.WriteHeader(h)
+				} else if !ok {
+					first[id] = h.Name
+				}
+			}
+			return writeFile(tw, h, c)
+		}()
+		if err != nil {
+			return fmt.Errorf("archive %s: %w", p, err)
+		}
+		return nil
 	})
 	if err != nil {
 		return err
 	}
 	return tw.Close()
+}
+
+// header is nil for types an archive does not hold.
+func header(p string, c *Node, at time.Time) *tar.Header {
+	h := &tar.Header{Name: "." + p, Mode: int64(unixMode(c.Mode)), Uid: c.UID, Gid: c.GID, ModTime: at, Format: tar.FormatPAX}
+	for k, v := range c.Xattrs {
+		if h.PAXRecords == nil {
+			h.PAXRecords = map[string]string{}
+		}
+		h.PAXRecords["SCHILY.xattr."+k] = v
+	}
+	switch {
+	case c.Mode.IsDir():
+		h.Typeflag, h.Name = tar.TypeDir, strings.TrimSuffix(h.Name, "/")+"/"
+	case c.Mode&fs.ModeSymlink != 0:
+		h.Typeflag, h.Linkname = tar.TypeSymlink, c.Target
+	case c.Mode&fs.ModeCharDevice != 0:
+		h.Typeflag, h.Devmajor, h.Devminor = tar.TypeChar, int64(c.Major), int64(c.Minor)
+	case c.Mode&fs.ModeDevice != 0:
+		h.Typeflag, h.Devmajor, h.Devminor = tar.TypeBlock, int64(c.Major), int64(c.Minor)
+	case c.Mode&fs.ModeNamedPipe != 0:
+		h.Typeflag = tar.TypeFifo
+	case c.Mode.IsRegular():
+		h.Typeflag = tar.TypeReg
+	default:
+		return nil
+	}
+	return h
+}
+
+// identity tells files that are one inode: the same content, mode and owner.
+type identity struct {
+	data     any
+	mode     fs.FileMode
+	uid, gid int
+}
+
+// identify returns what c shares with its hard links. Empty files and content
+// that is not in memory have none: they are written whole each time.
+func identify(c *Node) (identity, bool) {
+	b, ok := c.Data.(Bytes)
+	if !ok || len(b) == 0 {
+		return identity{}, false
+	}
+	return identity{data: &b[0], mode: c.Mode, uid: c.UID, gid: c.GID}, true
 }
 
 func writeFile(tw *tar.Writer, h *tar.Header, c *Node) error {
@@ -90,7 +129,7 @@ func unixMode(m fs.FileMode) uint32 {
 	return u
 }
 
-// WriteDir writes the tree below an existing folder of the building machine.
+// WriteDir writes the tree below an empty folder of the building machine.
 // Owners, devices and attributes are left out: the folder is for programs
 // that run in the sandbox, not for an image.
 func (n *Node) WriteDir(dir string) error {

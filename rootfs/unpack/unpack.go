@@ -17,7 +17,8 @@ import (
 	"runtime"
 	"slices"
 	"strings"
-	"sync"
+
+	"golang.org/x/sync/errgroup"
 
 	"joist/internal/finding"
 	"joist/rootfs/deb"
@@ -79,38 +80,28 @@ type entry struct {
 
 func readAll(ctx context.Context, pkgs []Package, o Options) ([]part, error) {
 	parts := make([]part, len(pkgs))
-	errs := make([]error, len(pkgs))
-	next := make(chan int)
-	var wg sync.WaitGroup
-	for range runtime.GOMAXPROCS(0) {
-		wg.Go(func() {
-			for i := range next {
-				parts[i], errs[i] = read(pkgs[i], o)
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(runtime.GOMAXPROCS(0))
+	for i, p := range pkgs {
+		g.Go(func() (err error) {
+			if err := ctx.Err(); err != nil {
+				return err
 			}
+			if parts[i], err = read(ctx, p, o); err != nil {
+				return fmt.Errorf("unpack %s: %w", name(p), err)
+			}
+			return nil
 		})
 	}
-	for i := range pkgs {
-		if ctx.Err() != nil {
-			break
-		}
-		next <- i
-	}
-	close(next)
-	wg.Wait()
-	if ctx.Err() != nil {
-		return nil, ctx.Err()
-	}
-	for i, err := range errs {
-		if err != nil {
-			return nil, fmt.Errorf("unpack %s: %w", name(pkgs[i]), err)
-		}
-	}
-	return parts, nil
+	return parts, g.Wait()
 }
 
-func read(p Package, o Options) (part, error) {
+func read(ctx context.Context, p Package, o Options) (part, error) {
 	out := part{name: name(p)}
 	err := p.Walk(func(h *tar.Header, r io.Reader) error {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
 		at := path.Clean("/" + h.Name)
 		if at == "/" {
 			return nil
@@ -181,7 +172,7 @@ func merge(root *tree.Node, p part, fl *finding.List) error {
 				continue
 			}
 		}
-		if old != nil && !old.Mode.IsDir() && !same(old, e.node) {
+		if old != nil && !same(old, e.node) {
 			fl.Stopf("file-in-two-packages", e.path, "exclude one of the packages or add a rule to rootfs/policy",
 				"the file comes with %s and, different, with %s", old.Origin, e.node.Origin)
 		}
@@ -206,40 +197,24 @@ func same(a, b *tree.Node) bool {
 	return xok == yok && bytes.Equal(x, y)
 }
 
-func checkScripts(p Package, o Options, fl *finding.List) {
-	scripts := p.Scripts
-	for _, s := range slices.Sorted(maps.Keys(scripts)) {
-		if _, ok := policy.ScriptRule(name(p), s); ok || o.Accept[name(p)+":"+s] {
-			continue
-		}
-		fl.Stopf("unknown-script", name(p)+":"+s,
-			fmt.Sprintf("say in rootfs/policy what replaces it, or accept it in joist.toml: accept-scripts = [%q]", name(p)+":"+s),
-			"package %s brings the maintainer script %s, and no rule says what the builder does instead", name(p), s)
-	}
-	for _, t := range p.Triggers {
-		if _, ok := policy.Trigger(t.Name); !ok && !o.Accept[name(p)+":trigger:"+t.Name] {
-			fl.Stopf("unknown-trigger", name(p)+":triggers",
-				fmt.Sprintf("say in rootfs/policy what replaces it, or accept it in joist.toml: accept-scripts = [%q]", name(p)+":trigger:"+t.Name),
-				"package %s has the trigger %s, and no rule says what the builder does instead", name(p), t.Name)
-		}
-	}
-}
-
 // Apply does what the rules put in place of the packages' scripts.
 func Apply(root *tree.Node, pkgs []Package) error {
 	for _, p := range pkgs {
-		done := map[string]bool{}
-		for s := range p.Scripts {
-			r, ok := policy.ScriptRule(name(p), s)
-			if !ok || done[r.Package] || len(r.Do) == 0 {
-				continue
+		for _, a := range actions(p) {
+			if err := act(root, a); err != nil {
+				return fmt.Errorf("replace scripts of %s: %s: %w", name(p), a.Path, err)
 			}
-			done[r.Package] = true
-			for _, a := range r.Do {
-				if err := act(root, a); err != nil {
-					return fmt.Errorf("replace scripts of %s: %s: %w", name(p), a.Path, err)
-				}
-			}
+		}
+	}
+	return nil
+}
+
+// actions are those of the one rule a package has, whichever of its scripts
+// leads to it.
+func actions(p Package) []policy.Action {
+	for _, s := range slices.Sorted(maps.Keys(p.Scripts)) {
+		if r, ok := policy.ScriptRule(name(p), s); ok && len(r.Do) > 0 {
+			return r.Do
 		}
 	}
 	return nil
@@ -267,6 +242,8 @@ func act(root *tree.Node, a policy.Action) error {
 		}
 		old.Mode, old.UID, old.GID = old.Mode.Type()|a.Perm, a.UID, a.GID
 		return nil
+	default:
+		return fmt.Errorf("action %d is unknown", a.Op)
 	}
 	return root.Set(a.Path, n)
 }

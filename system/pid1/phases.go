@@ -99,7 +99,12 @@ func (s *system) activateState(ctx context.Context) (err error) {
 		return err
 	}
 	s.log.Printf("          data partition is %s", s.data)
-	return activate(ctx, s.run, s.data, s.opt.StateVG, "state", "local", "swap")
+	if err := activate(ctx, s.run, s.data, s.opt.StateVG, "state", "local", "swap"); err != nil {
+		return err
+	}
+	// lvchange is content when nothing matches.
+	_, err = volume("/sys", s.opt.StateVG, "state")
+	return err
 }
 
 func (s *system) mountVar(ctx context.Context) error {

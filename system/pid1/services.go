@@ -12,11 +12,11 @@ import (
 )
 
 const (
-	joistd     = "/usr/sbin/joistd"
-	sshKey     = node.NodeDir + "/ssh_host_ed25519_key"
-	udevd      = "udevd"
-	lxcDir     = "/var/lib/lxcfs"
-	reserve256 = 256 << 20
+	joistd        = "/usr/sbin/joistd"
+	sshKey        = node.NodeDir + "/ssh_host_ed25519_key"
+	udevd         = "udevd"
+	lxcDir        = "/var/lib/lxcfs"
+	joistdReserve = 256 << 20 // bytes that guests never take from the API
 )
 
 // services is what runs in a mode; consoles are tty names.
@@ -29,10 +29,11 @@ func services(mode cmdline.Mode, consoles []string) []service.Spec {
 		return list
 	}
 	list = append(list,
-		service.Spec{Name: "network", Argv: []string{joistd, "network"}, After: []string{udevd}, Notify: true, OOM: -900, CPUWeight: 1000},
+		service.Spec{Name: "network", Argv: []string{joistd, "network"}, After: []string{udevd}, Notify: true, OOM: -900, CPUWeight: 1000,
+			Within: time.Hour}, // a link that is plugged in later is no reason to start it again
 		// Not after the network: the API answers as soon as there is an address.
 		service.Spec{Name: "joistd", Argv: []string{joistd, "serve"}, After: []string{udevd}, Notify: true, Within: 2 * time.Minute,
-			OOM: -900, MemoryMin: reserve256, CPUWeight: 1000, StopIn: 20 * time.Second},
+			OOM: -900, MemoryMin: joistdReserve, CPUWeight: 1000, StopIn: 20 * time.Second},
 		service.Spec{Name: "chrony", Argv: []string{"/usr/sbin/chronyd", "-d"}, After: []string{"network"}, Needs: []string{"/usr/sbin/chronyd"}},
 		service.Spec{Name: "sshd", Argv: []string{"/usr/sbin/sshd", "-D", "-e"}, After: []string{"network"}, OOM: -500,
 			Needs: []string{"/usr/sbin/sshd", node.KeysFile, sshKey}},

@@ -45,7 +45,7 @@ func (b *boot) verity(context.Context) error {
 	}
 	v, err := dm.ReadVerity(f)
 	f.Close()
-	hint := "start the other slot from the boot menu, or install again from the medium: the image in slot " + b.opt.Slot + " is damaged"
+	hint := b.damaged()
 	if err != nil {
 		return &problem{fmt.Errorf("%s: %w", b.image, err), hint}
 	}
@@ -61,6 +61,14 @@ func (b *boot) verity(context.Context) error {
 	return nil
 }
 
+// damaged is the cure for an image that cannot be used.
+func (b *boot) damaged() string {
+	if b.opt.FromSlot() {
+		return "start the other slot from the boot menu, or install again from the medium: the image in slot " + b.opt.Slot + " is damaged"
+	}
+	return "write the medium again and check its SHA-256 sum: the image on it is damaged"
+}
+
 func (b *boot) attach(context.Context) (err error) {
 	b.image, err = loop.Attach(b.imageFile())
 	return err
@@ -72,7 +80,7 @@ func (b *boot) mountImage(context.Context) error {
 		return err
 	}
 	if err := unix.Mount(b.image, newRoot, "squashfs", unix.MS_RDONLY|unix.MS_NODEV, ""); err != nil {
-		return fmt.Errorf("mount %s: %w", b.image, err)
+		return &problem{fmt.Errorf("mount %s: %w", b.image, err), b.damaged()}
 	}
 	if st, err := os.Stat(filepath.Join(newRoot, "sbin/init")); err != nil || st.Mode()&0o111 == 0 {
 		return fmt.Errorf("%s holds no /sbin/init", b.image)

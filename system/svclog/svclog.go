@@ -24,12 +24,13 @@ type Log struct {
 	name string
 	now  func() time.Time
 
-	mu    sync.Mutex
-	lines []string // the last ones
-	early []string // written before there was a file
-	f     *os.File
-	size  int64
-	path  string
+	mu     sync.Mutex
+	lines  []string // the last ones
+	early  []string // written before there was a file
+	f      *os.File
+	size   int64
+	path   string
+	closed bool
 }
 
 // New returns a log that writes to memory until Open.
@@ -39,7 +40,7 @@ func New(name string, now func() time.Time) *Log { return &Log{name: name, now: 
 func (l *Log) Open(dir string) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.path = filepath.Join(dir, l.name+".log")
+	l.path, l.closed = filepath.Join(dir, l.name+".log"), false
 	if err := l.open(); err != nil {
 		return fmt.Errorf("open log of %s: %w", l.name, err)
 	}
@@ -68,6 +69,7 @@ func (l *Log) open() error {
 func (l *Log) Close() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.closed = true
 	if l.f != nil {
 		l.f.Close()
 		l.f = nil
@@ -100,7 +102,7 @@ func last(list []string, s string) []string {
 // put writes to the file, a full one first becoming NAME.log.1. A full disk
 // loses lines on disk, nothing else.
 func (l *Log) put(s string) {
-	if l.f == nil {
+	if l.f == nil && (l.closed || l.open() != nil) {
 		return
 	}
 	if l.size+int64(len(s)) >= fileMax {

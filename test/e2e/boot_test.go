@@ -39,5 +39,5 @@ func TestShortBootMediumOVMFUSB(t *testing.T)    { bootMedium(t, vm.OVMF, vm.USB
 // TestShortBootMediumSecureBoot also wants the kernel to say that Secure Boot
 // is enforced.
 func TestShortBootMediumSecureBoot(t *testing.T) {
-	bootMedium(t, vm.OVMFSecureBoot, vm.CD, `(?i)secureboot: Secure boot enabled|locked down from EFI Secure Boot`)
+	bootMedium(t, vm.OVMFSecureBoot, vm.CD, `(?i)secure ?boot enabled|locked down from EFI Secure Boot`)
 }

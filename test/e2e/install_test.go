@@ -5,6 +5,7 @@ import (
 
 	"joist/test/node"
 	"joist/test/vm"
+	"joist/test/vm/lan"
 )
 
 // TestShortInstall: an unattended installation, its first start from disk, the
@@ -33,7 +34,7 @@ func TestShortInstall(t *testing.T) {
 // TestInstalledUEFI: the disk that was installed under a BIOS also starts
 // under UEFI with Secure Boot.
 func TestInstalledUEFI(t *testing.T) {
-	n := startNode(t, func(c *vm.Config) { c.Firmware = vm.OVMFSecureBoot })
+	n := startNode(t, func(c *vm.Config, _ *lan.Switch) { c.Firmware = vm.OVMFSecureBoot })
 	if _, err := node.Version(t.Context(), n.API); err != nil {
 		t.Fatal(err)
 	}

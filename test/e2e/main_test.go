@@ -8,6 +8,9 @@ import (
 	"path/filepath"
 	"sync"
 	"testing"
+	"time"
+
+	"golang.org/x/crypto/ssh"
 
 	"joist/api/client"
 	"joist/test/node"
@@ -31,38 +34,38 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// image is what all tests share; found once.
-type image struct {
+// isoImage is what all tests share; found once.
+type isoImage struct {
 	path  string
 	sum   string
 	accel vm.Accel
 }
 
-var theImage = sync.OnceValues(func() (image, error) {
+var theImage = sync.OnceValues(func() (isoImage, error) {
 	path, err := node.FindISO()
 	if err != nil {
-		return image{}, err
+		return isoImage{}, err
 	}
 	sum, err := node.FileSum(path)
 	if err != nil {
-		return image{}, err
+		return isoImage{}, err
 	}
 	dir, err := os.MkdirTemp("", "joist-")
 	if err != nil {
-		return image{}, err
+		return isoImage{}, err
 	}
 	defer os.RemoveAll(dir)
 	kernel := filepath.Join(dir, "vmlinuz")
 	if err := vm.ExtractFile(context.Background(), path, "/boot/vmlinuz", kernel); err != nil {
-		return image{}, err
+		return isoImage{}, err
 	}
 	accel, why := vm.Accelerate(context.Background(), kernel)
 	fmt.Printf("e2e: image %s, machines run by %s: %s\n", path, accel, why)
-	return image{path: path, sum: sum, accel: accel}, nil
+	return isoImage{path: path, sum: sum, accel: accel}, nil
 })
 
 // medium is the image under test.
-func medium(t *testing.T) image {
+func medium(t *testing.T) isoImage {
 	t.Helper()
 	vm.Need(t, "qemu-system-x86_64", "qemu-img", "xorriso")
 	img, err := theImage()
@@ -72,46 +75,76 @@ func medium(t *testing.T) image {
 	return img
 }
 
-// base is a disk with an installed node, made once per image. Making it is
-// the test of the unattended installation.
-func base(t *testing.T) string {
+// within is a context for one thing that must happen in time.
+func within(t testing.TB, d time.Duration) context.Context {
 	t.Helper()
-	img := medium(t)
+	ctx, cancel := context.WithTimeout(t.Context(), d)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+// cacheDir is a folder for what is worth keeping between runs.
+func cacheDir(t testing.TB, name string) string {
+	t.Helper()
 	root, err := vm.Root()
 	if err != nil {
 		t.Fatal(err)
 	}
-	dir := filepath.Join(root, "build", "test-cache", img.sum[:16])
-	disk := filepath.Join(dir, "base.qcow2")
-	if _, err := os.Stat(disk); err == nil {
-		return disk
-	}
+	dir := filepath.Join(root, "build", "test-cache", name)
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), node.InstallTime)
-	defer cancel()
+	return dir
+}
+
+// base is a disk with an installed node, made once per image and key. Making
+// it is the test of the unattended installation.
+func base(t *testing.T) string {
+	t.Helper()
+	img, key := medium(t), sshKey(t)
+	dir := cacheDir(t, img.sum[:16])
+	disk := filepath.Join(dir, "base.qcow2")
+	line := string(ssh.MarshalAuthorizedKey(key.PublicKey()))
+	if known, err := os.ReadFile(disk + ".key"); err == nil && string(known) == line {
+		return disk
+	}
 	fresh := disk + ".new"
-	if err := vm.CreateDisk(ctx, fresh, node.DiskSize); err != nil {
+	if err := vm.CreateDisk(t.Context(), fresh, node.DiskSize); err != nil {
 		t.Fatal(err)
 	}
-	sw := vm.NewSwitch(t)
-	log, err := os.Create(filepath.Join(dir, "install.log"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer log.Close()
-	err = node.Install(ctx, vm.Config{
-		Name: "install", Memory: node.Memory, Accel: img.accel,
-		NICs: []vm.NIC{{Port: vm.NewPort(t, sw, "node1"), MAC: nodeMAC}},
-	}, img.path, fresh, node.Answer(fqdn, password), log)
-	if err != nil {
-		t.Fatalf("%v\n(whole console: %s)", err, log.Name())
-	}
+	install(t, img, fresh, filepath.Join(dir, "install.log"))
 	if err := os.Rename(fresh, disk); err != nil {
 		t.Fatal(err)
 	}
+	if err := os.WriteFile(disk+".key", []byte(line), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	return disk
+}
+
+// install puts a node onto a disk image; the console goes into log.
+func install(t *testing.T, img isoImage, disk, log string) node.Times {
+	t.Helper()
+	f, err := os.Create(log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	times, err := node.Timed(within(t, node.InstallTime), vm.Config{
+		Name: "install", Memory: node.Memory, Accel: img.accel,
+		NICs: []vm.NIC{{Port: vm.NewPort(t, vm.NewSwitch(t), "node1"), MAC: nodeMAC}},
+	}, img.path, disk, answerFile(t), f)
+	if err != nil {
+		t.Fatalf("%v\n(whole console: %s)", err, log)
+	}
+	return times
+}
+
+// answerFile is the answer that all installations of these tests take.
+func answerFile(t testing.TB) []byte {
+	t.Helper()
+	line := ssh.MarshalAuthorizedKey(sshKey(t).PublicKey())
+	return node.Answer(fqdn, password, string(line[:len(line)-1]))
 }
 
 // runningNode is an installed node that has been started on its own overlay.
@@ -121,48 +154,71 @@ type runningNode struct {
 	LAN  *lan.Switch
 	Port *lan.Port
 	MAC  lan.MAC
+	IP   string // as of the last log-in
+
+	ssh     *ssh.Client
+	hostKey ssh.PublicKey // the first one seen: it must stay
 }
 
-// startNode boots an overlay of base and logs in; change may alter the machine.
-func startNode(t *testing.T, change func(*vm.Config)) *runningNode {
+// startNode boots an overlay of base and logs in; change may alter the machine
+// and its network.
+func startNode(t *testing.T, change func(*vm.Config, *lan.Switch)) *runningNode {
 	t.Helper()
 	img, disk := medium(t), base(t)
 	over := filepath.Join(t.TempDir(), "node.qcow2")
 	if err := vm.Overlay(t.Context(), disk, over); err != nil {
 		t.Fatal(err)
 	}
-	mac, err := lan.ParseMAC(nodeMAC)
-	if err != nil {
-		t.Fatal(err)
-	}
-	n := &runningNode{LAN: vm.NewSwitch(t), MAC: mac}
-	n.Port = vm.NewPort(t, n.LAN, "node1")
-	c := vm.Config{
-		Name: "node1", Memory: node.Memory, Accel: img.accel,
-		Disks: []vm.Disk{{Path: over}},
-		NICs:  []vm.NIC{{Port: n.Port, MAC: nodeMAC}},
-	}
+	n := newNode(t)
+	c := n.config(img)
+	c.Disks = []vm.Disk{{Path: over}}
 	if change != nil {
-		change(&c)
+		change(&c, n.LAN)
 	}
 	n.Machine = vm.Run(t, c)
 	n.login(t)
 	return n
 }
 
-// login waits for the node's lease and its API; again after a restart.
-func (n *runningNode) login(t *testing.T) {
+// newNode is a node without a machine: its network.
+func newNode(t *testing.T) *runningNode {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), node.BootTime)
-	defer cancel()
+	n := &runningNode{LAN: vm.NewSwitch(t), MAC: parseMAC(t, nodeMAC)}
+	n.Port = vm.NewPort(t, n.LAN, "node1")
+	t.Cleanup(n.closeSSH)
+	return n
+}
+
+// config is the node's machine without its drives.
+func (n *runningNode) config(img isoImage) vm.Config {
+	return vm.Config{
+		Name: "node1", Memory: node.Memory, Accel: img.accel,
+		NICs: []vm.NIC{{Port: n.Port, MAC: nodeMAC}},
+	}
+}
+
+// login waits for the node's lease and its API; again after a restart.
+func (n *runningNode) login(t testing.TB) {
+	t.Helper()
+	ctx := within(t, node.BootTime)
 	ip, err := n.LAN.WaitLease(ctx, n.MAC)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if n.API, err = node.Client(n.LAN, ip.String()); err != nil {
+	n.IP = ip.String()
+	if n.API, err = node.Client(n.LAN, n.IP); err != nil {
 		t.Fatal(err)
 	}
 	if err := node.WaitLogin(ctx, n.API, password); err != nil {
 		t.Fatal(err)
 	}
+}
+
+func parseMAC(t testing.TB, s string) lan.MAC {
+	t.Helper()
+	mac, err := lan.ParseMAC(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return mac
 }

@@ -8,12 +8,14 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/json"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"joist/api/client"
@@ -31,15 +33,25 @@ const (
 // Texts on the serial line that the harness goes by.
 const (
 	MenuLine      = `Install Joist \S+ unattended` // GRUB's second entry
-	InstallerLine = `Joist \S+ installer`          // the installer's first line
+	InstallerLine = `Joist( \S+)? installer`       // the installer's first line
+	InstalledLine = `Joist is installed\. Installation ([0-9a-f]+) on`
+	ExitLine      = `Exit status (\d+)` // docs/exit-codes.md
 )
 
 // keyDown is Ctrl-N, GRUB's other name for the down arrow: one byte, which no
 // serial line tears apart (GRUB manual, "Menu interface").
 const keyDown = "\x0e"
 
-// Answer is an answer file for a machine with one disk and DHCP.
-func Answer(fqdn, password string) []byte {
+// Answer is an answer file for a machine with one disk and DHCP; keys are
+// lines for root's authorized_keys.
+func Answer(fqdn, password string, keys ...string) []byte {
+	if keys == nil {
+		keys = []string{}
+	}
+	list, err := json.Marshal(keys) // of strings: cannot fail, and is TOML as well
+	if err != nil {
+		panic(err)
+	}
 	return fmt.Appendf(nil, `[global]
 keyboard = "en-us"
 country = "at"
@@ -47,6 +59,7 @@ timezone = "UTC"
 fqdn = %q
 mailto = "root@%s"
 root-password = %q
+root-ssh-keys = %s
 
 [network]
 source = "from-dhcp"
@@ -54,7 +67,7 @@ source = "from-dhcp"
 [disk-setup]
 filesystem = "ext4"
 disk-list = ["vda"]
-`, fqdn, fqdn, password)
+`, fqdn, fqdn, password, list)
 }
 
 // AnswerVolume writes answer into an image with the label that the installer
@@ -64,47 +77,97 @@ func AnswerVolume(ctx context.Context, path string, answer []byte) error {
 }
 
 // ChooseUnattended takes the medium's second menu entry.
-func ChooseUnattended(ctx context.Context, m *vm.Machine) error {
+func ChooseUnattended(ctx context.Context, m *vm.Machine) error { return choose(ctx, m, 1) }
+
+// ChooseRescue takes the medium's third menu entry.
+func ChooseRescue(ctx context.Context, m *vm.Machine) error { return choose(ctx, m, 2) }
+
+// choose takes the entry that is so many lines below the one that the cursor
+// is on.
+func choose(ctx context.Context, m *vm.Machine, below int) error {
 	if _, err := m.WaitFor(ctx, MenuLine); err != nil {
-		return fmt.Errorf("choose unattended: %w", err)
+		return fmt.Errorf("choose from the menu: %w", err)
 	}
 	// The menu is drawn entry by entry; a key that comes while it is being
 	// drawn is taken afterwards, from the UART's FIFO.
 	time.Sleep(500 * time.Millisecond)
-	if err := m.Serial(0).Send(keyDown + "\r"); err != nil {
-		return fmt.Errorf("choose unattended: %w", err)
+	for range below {
+		if err := m.Serial(0).Send(keyDown); err != nil {
+			return fmt.Errorf("choose from the menu: %w", err)
+		}
+		time.Sleep(200 * time.Millisecond)
+	}
+	if err := m.Serial(0).Send("\r"); err != nil {
+		return fmt.Errorf("choose from the menu: %w", err)
 	}
 	return nil
+}
+
+// Times are those of an installation, as the console showed it.
+type Times struct {
+	Chosen    time.Time // the menu's entry was taken
+	Installer time.Time // the installer said its first line
+	Installed time.Time // it said that it was done
+	Ended     time.Time // the machine restarted
 }
 
 // Install puts a node onto disk, an image that exists, and returns when the
 // installer has restarted the machine. c is the machine without its drives.
 func Install(ctx context.Context, c vm.Config, iso, disk string, answer []byte, said io.Writer) error {
+	_, err := Timed(ctx, c, iso, disk, answer, said)
+	return err
+}
+
+// Timed is Install with its times.
+func Timed(ctx context.Context, c vm.Config, iso, disk string, answer []byte, said io.Writer) (Times, error) {
+	t, err := timed(ctx, c, iso, disk, answer, said)
+	if err != nil {
+		return t, fmt.Errorf("install node: %w", err)
+	}
+	return t, nil
+}
+
+func timed(ctx context.Context, c vm.Config, iso, disk string, answer []byte, said io.Writer) (t Times, err error) {
 	dir, err := os.MkdirTemp("", "joist-")
 	if err != nil {
-		return fmt.Errorf("install node: %w", err)
+		return t, err
 	}
 	defer os.RemoveAll(dir)
 	volume := filepath.Join(dir, "answer.iso")
 	if err := AnswerVolume(ctx, volume, answer); err != nil {
-		return fmt.Errorf("install node: %w", err)
+		return t, err
 	}
 	c.Dir, c.NoReboot = dir, true
 	c.Media = []vm.Medium{{Path: iso}, {Path: volume}}
 	c.Disks = []vm.Disk{{Path: disk}}
 	m, err := vm.Start(ctx, c)
 	if err != nil {
-		return fmt.Errorf("install node: %w", err)
+		return t, err
 	}
 	defer m.Kill()
 	defer func() { io.WriteString(said, m.Serial(0).Text()) }()
 	if err := ChooseUnattended(ctx, m); err != nil {
-		return fmt.Errorf("install node: %w", err)
+		return t, err
+	}
+	t.Chosen = time.Now()
+	for _, line := range []struct {
+		re string
+		at *time.Time
+	}{{InstallerLine, &t.Installer}, {InstalledLine + "|" + ExitLine, &t.Installed}} {
+		said, err := m.WaitFor(ctx, line.re)
+		if err == nil && strings.HasPrefix(said[0], "Exit") {
+			err = fmt.Errorf("the installer gave up:\n%s", m.Serial(0).Tail(40))
+		}
+		if err != nil {
+			return t, err
+		}
+		*line.at = time.Now()
 	}
 	if err := m.Wait(ctx); err != nil { // NoReboot: the restart ends QEMU
-		return fmt.Errorf("install node: %w; it said last:\n%s", err, m.Serial(0).Tail(40))
+		return t, fmt.Errorf("%w; it said last:\n%s", err, m.Serial(0).Tail(40))
 	}
-	return nil
+	t.Ended = time.Now()
+	return t, nil
 }
 
 // WaitLogin logs in as soon as the node answers.

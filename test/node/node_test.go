@@ -11,7 +11,7 @@ import (
 
 // TestAnswer: the installer's own reader finds nothing wrong with our answer.
 func TestAnswer(t *testing.T) {
-	a, findings := answer.Load(bytes.NewReader(Answer("node1.test.example", "correct horse battery")), "answer.toml")
+	a, findings := answer.Load(bytes.NewReader(Answer("node1.test.example", "correct horse battery", "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJ7a0p4Uu3Pl0vHqkHqkYp0mXhVQJxq1o8c3cU1n7x5Q test")), "answer.toml")
 	for _, f := range findings {
 		t.Error(f)
 	}

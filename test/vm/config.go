@@ -2,6 +2,7 @@ package vm
 
 import (
 	"fmt"
+	"io"
 	"strings"
 	"time"
 
@@ -88,7 +89,10 @@ type Config struct {
 	Append     string
 	Extra      []string // more arguments for QEMU
 	Accel      Accel    // default: Accelerate()
-	Dir        string   // sockets and logs; default: a new folder; its path must be short
+	// Said gets what the first serial port says as it comes, without control
+	// sequences; nil: nobody listens. It must not block.
+	Said io.Writer
+	Dir  string // sockets and logs; default: a new folder; its path must be short
 }
 
 // withDefaults fills what was left out and checks what reaches QEMU's

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"regexp"
 	"strings"
 	"sync"
@@ -16,10 +15,11 @@ import (
 // to a log; waiting moves a mark, so that each text is found once.
 type Console struct {
 	name string
-	log  io.Writer
+	log  io.Writer // raw
+	said io.Writer // without escape sequences and carriage returns; may be nil
 
 	mu      sync.Mutex
-	conn    net.Conn
+	conn    io.ReadWriteCloser
 	text    []byte // without escape sequences and carriage returns
 	mark    int
 	strip   stripper
@@ -31,8 +31,27 @@ func newConsole(name string, log io.Writer) *Console {
 	return &Console{name: name, log: log, changed: make(chan struct{})}
 }
 
+// Attach makes a console of any connection that carries a terminal, such as a
+// guest's text console behind the node's API.
+func Attach(name string, conn io.ReadWriteCloser, log io.Writer) *Console {
+	c := newConsole(name, log)
+	c.conn = conn
+	go c.attach(conn)
+	return c
+}
+
+// Close ends the connection.
+func (c *Console) Close() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.conn == nil {
+		return nil
+	}
+	return c.conn.Close()
+}
+
 // attach takes QEMU's connection and reads it to its end.
-func (c *Console) attach(conn net.Conn) {
+func (c *Console) attach(conn io.ReadWriteCloser) {
 	c.mu.Lock()
 	c.conn = conn
 	c.mu.Unlock()
@@ -54,7 +73,11 @@ func (c *Console) take(b []byte) {
 	c.log.Write(b) // a lost log line is no reason to fail a test
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	old := len(c.text)
 	c.text = c.strip.append(c.text, b)
+	if c.said != nil {
+		c.said.Write(c.text[old:]) // who listens has no say
+	}
 	close(c.changed)
 	c.changed = make(chan struct{})
 }
@@ -142,27 +165,61 @@ func (c *Console) Skip() {
 }
 
 // stripper removes terminal control sequences (ECMA-48: ESC [ … final byte,
-// and ESC with one byte) and carriage returns; its state outlives a read that
-// ends inside a sequence.
-type stripper struct{ state byte } // 0 text, 1 after ESC, 2 in CSI
+// ESC ] … BEL or ESC \, ESC with an intermediate byte and one more, and ESC
+// with one byte) and carriage returns; its state outlives a read that ends
+// inside a sequence.
+type stripper struct{ state stripState }
+
+type stripState byte
+
+const (
+	inText stripState = iota
+	afterEscape
+	inCSI    // ESC [
+	inString // ESC ], a title or the like
+	inShort  // ESC and an intermediate byte, as when a character set is chosen
+)
 
 func (s *stripper) append(dst, src []byte) []byte {
 	for _, b := range src {
-		switch {
-		case s.state == 1 && b == '[':
-			s.state = 2
-		case s.state == 1:
-			s.state = 0
-		case s.state == 2:
+		switch s.state {
+		case afterEscape:
+			s.state = sequence(b)
+		case inCSI:
 			if b >= 0x40 && b <= 0x7e {
-				s.state = 0
+				s.state = inText
 			}
-		case b == 0x1b:
-			s.state = 1
-		case b == '\r' || b == 0:
-		default:
-			dst = append(dst, b)
+		case inString:
+			switch b {
+			case 0x07:
+				s.state = inText
+			case 0x1b:
+				s.state = afterEscape // of the terminator, ESC \
+			}
+		case inShort:
+			s.state = inText
+		case inText:
+			switch b {
+			case 0x1b:
+				s.state = afterEscape
+			case '\r', 0:
+			default:
+				dst = append(dst, b)
+			}
 		}
 	}
 	return dst
+}
+
+// sequence is what the byte after ESC begins.
+func sequence(b byte) stripState {
+	switch {
+	case b == '[':
+		return inCSI
+	case b == ']':
+		return inString
+	case b >= 0x20 && b <= 0x2f:
+		return inShort
+	}
+	return inText
 }

@@ -50,6 +50,7 @@ func TestStripper(t *testing.T) {
 		{"a\x1b[1;31mb\x1b[0mc", "abc"},
 		{"a\x1bcb\r\n", "ab\n"},
 		{"\x1b[?25l\x1b[3;1H x", " x"},
+		{"a\x1b]0;title\ab\x1b]3008;start=1\x1b\\c\x1b(Bd", "abcd"},
 	} {
 		var s stripper
 		var got []byte

@@ -46,6 +46,11 @@ func ExtractFile(ctx context.Context, iso, name, path string) error {
 	return tool(ctx, "xorriso", "-report_about", "FAILURE", "-osirrox", "on", "-indev", iso, "-extract", name, path)
 }
 
+// ConvertDisk writes the content of a raw image as qcow2.
+func ConvertDisk(ctx context.Context, raw, path string) error {
+	return tool(ctx, "qemu-img", "convert", "-q", "-f", "raw", "-O", "qcow2", raw, path)
+}
+
 func tool(ctx context.Context, name string, args ...string) error {
 	out, err := exec.CommandContext(ctx, name, args...).CombinedOutput()
 	if err != nil {

@@ -119,6 +119,7 @@ func (m *Machine) prepare(ctx context.Context) (err error) {
 		}
 		m.serial = append(m.serial, newConsole(fmt.Sprintf("%s serial%d", c.Name, i), f))
 	}
+	m.serial[0].said = c.Said
 	return nil
 }
 
@@ -241,11 +242,7 @@ func (m *Machine) Kill() error {
 		m.mon.conn.Close()
 	}
 	for _, c := range m.serial {
-		c.mu.Lock()
-		if c.conn != nil {
-			c.conn.Close()
-		}
-		c.mu.Unlock()
+		c.Close()
 	}
 	for _, f := range m.logs {
 		f.Close()

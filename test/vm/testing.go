@@ -63,13 +63,8 @@ func Run(t testing.TB, c Config) *Machine {
 
 // keep copies what is needed to understand a failure.
 func keep(t testing.TB, m *Machine) {
-	root, err := Root()
+	dir, err := LogDir(t)
 	if err != nil {
-		t.Log(err)
-		return
-	}
-	dir := filepath.Join(root, "build", "test-logs", filepath.FromSlash(t.Name()))
-	if err := os.MkdirAll(dir, 0o755); err != nil {
 		t.Log(err)
 		return
 	}
@@ -86,6 +81,20 @@ func keep(t testing.TB, m *Machine) {
 		}
 	}
 	t.Logf("logs of machine %q kept in %s; its last lines:\n%s", m.Config.Name, dir, m.Serial(0).Tail(40))
+}
+
+// LogDir is the folder for what a test leaves behind,
+// build/test-logs/<test>/; it is there afterwards.
+func LogDir(t testing.TB) (string, error) {
+	root, err := Root()
+	if err != nil {
+		return "", err
+	}
+	dir := filepath.Join(root, "build", "test-logs", filepath.FromSlash(t.Name()))
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return "", fmt.Errorf("make folder for logs: %w", err)
+	}
+	return dir, nil
 }
 
 func copyFile(from, to string) error {

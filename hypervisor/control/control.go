@@ -1,0 +1,305 @@
+package control
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"time"
+
+	"joist/cluster/store"
+	"joist/hypervisor/guest"
+	"joist/hypervisor/storage"
+	"joist/hypervisor/task"
+)
+
+// Options are what a Controller works with.
+type Options struct {
+	Node      string
+	Store     store.Store
+	Storages  *storage.Set
+	Tasks     task.Starter
+	Drivers   []guest.Driver
+	Provision Provisioner                              // nil: containers cannot be created
+	Import    Importer                                 // nil: images cannot be imported
+	ImageSize func(path, format string) (int64, error) // bytes that a guest sees of an image
+	RunDir    string                                   // node.RunDir: what must not outlive a boot
+	Poll      time.Duration                            // between readings of running guests; 0: 3 s
+	Rand      io.Reader                                // nil: crypto/rand
+	Now       func() time.Time                         // nil: time.Now
+	Log       *slog.Logger
+	Step      func(name string) // called after each step of a creation; tests die in it
+}
+
+// Controller runs the guests of one node.
+type Controller struct {
+	o       Options
+	table   *table
+	locks   *keyLock
+	live    *liveSet
+	drivers map[guest.Kind]guest.Driver
+
+	mu      sync.Mutex
+	foreign map[volumeStep]int // see undoForeign
+	halted  bool
+}
+
+// New makes a Controller that knows nothing yet; Open fills it.
+func New(o Options) *Controller {
+	if o.Poll == 0 {
+		o.Poll = 3 * time.Second
+	}
+	if o.Rand == nil {
+		o.Rand = rand.Reader
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	c := &Controller{o: o, table: newTable(o.Store, o.Log), locks: newKeyLock(), live: newLiveSet(),
+		drivers: map[guest.Kind]guest.Driver{}, foreign: map[volumeStep]int{}}
+	for _, d := range o.Drivers {
+		c.drivers[d.Kind()] = d
+	}
+	return c
+}
+
+// Open reads the guests from the store, takes over those that run here and
+// follows both until ctx ends.
+func (c *Controller) Open(ctx context.Context) error {
+	if _, err := os.Stat(c.haltedFile()); err == nil {
+		c.halted = true
+	}
+	rev, err := c.table.load(ctx)
+	if err != nil {
+		return err
+	}
+	c.find(ctx)
+	go c.table.follow(ctx, rev)
+	go c.poll(ctx)
+	return nil
+}
+
+// findEvery is how often drivers are asked again what runs: a start that was
+// under way in another process when the daemon began shows itself then.
+const findEvery = 15 * time.Second
+
+func (c *Controller) poll(ctx context.Context) {
+	tick, again := time.NewTicker(c.o.Poll), time.NewTicker(findEvery)
+	defer tick.Stop()
+	defer again.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			c.live.refresh(ctx, c.o.Log)
+		case <-again.C:
+			c.find(ctx)
+		}
+	}
+}
+
+// find takes over what runs. Guests that are being changed right now are left
+// to whoever changes them.
+func (c *Controller) find(ctx context.Context) {
+	for _, d := range c.o.Drivers {
+		found, err := d.Find(ctx)
+		if err != nil {
+			c.o.Log.Error("find running guests", "kind", d.Kind(), "err", err)
+		}
+		for _, g := range found {
+			c.adopt(ctx, d.Kind(), g)
+		}
+	}
+}
+
+func (c *Controller) adopt(ctx context.Context, kind guest.Kind, g guest.Guest) {
+	try, cancel := context.WithCancel(ctx)
+	cancel()
+	unlock, err := c.locks.lock(try, kind, g.VMID())
+	if err != nil {
+		return
+	}
+	defer unlock()
+	if c.live.running(g.VMID()) {
+		return
+	}
+	e, ok := c.table.get(g.VMID())
+	if !ok {
+		c.o.Log.Error("a guest runs that no configuration knows", "vmid", g.VMID(), "kind", kind)
+	}
+	config, err := c.readRunning(g.VMID())
+	if err != nil {
+		config = e.Config
+	}
+	c.attach(ctx, kind, g, config)
+	c.o.Log.Info("guest runs", "vmid", g.VMID(), "kind", kind)
+}
+
+// attach enters a running guest and follows it to its end.
+func (c *Controller) attach(ctx context.Context, kind guest.Kind, g guest.Guest, config map[string]string) {
+	l := c.live.add(kind, g, config)
+	l.read(ctx, c.o.Log)
+	go func() {
+		<-g.Done()
+		c.ended(l)
+	}()
+}
+
+// endedWait bounds how long the end of a guest waits for whoever changes it.
+const endedWait = 10 * time.Minute
+
+// ended tidies up after a guest. That it stopped shows from the moment its
+// handle says so; the rest has time.
+func (c *Controller) ended(l *live) {
+	ctx, cancel := context.WithTimeout(context.Background(), endedWait)
+	defer cancel()
+	exit := l.g.Exit()
+	c.live.gone(l, exit)
+	if exit != "" {
+		c.o.Log.Warn("guest ended by itself", "vmid", l.g.VMID(), "reason", exit)
+		c.tell(l, exit)
+	}
+	unlock, err := c.locks.lock(ctx, l.kind, l.g.VMID())
+	if err != nil {
+		c.o.Log.Error("clean up after a guest", "vmid", l.g.VMID(), "err", err)
+		return
+	}
+	defer unlock()
+	defer close(l.tidy)
+	if c.live.running(l.g.VMID()) { // started again meanwhile
+		return
+	}
+	c.deactivate(ctx, l.kind, l.config)
+	c.forgetRunning(l.g.VMID())
+	if err := l.g.Close(); err != nil {
+		c.o.Log.Warn("let go of a guest", "vmid", l.g.VMID(), "err", err)
+	}
+}
+
+// GuestShutDown is how drivers say that a guest powered itself off.
+const GuestShutDown = "guest shut down"
+
+// tell makes the end that nobody asked for visible where people look: in the
+// list of tasks.
+func (c *Controller) tell(l *live, exit string) {
+	spec := task.Spec{Type: taskTypes[l.kind][opExit], ID: strconv.Itoa(l.g.VMID()), User: "root@pam"}
+	_, err := c.o.Tasks.Start(spec, func(_ context.Context, log task.Log) error {
+		log.Printf("%s %d ended: %s", word(l.kind), l.g.VMID(), exit)
+		if exit == GuestShutDown {
+			return nil
+		}
+		return errors.New(exit)
+	})
+	if err != nil && !errors.Is(err, task.ErrNotReady) {
+		c.o.Log.Error("report the end of a guest", "vmid", l.g.VMID(), "err", err)
+	}
+}
+
+// View is a guest as it is right now. Its maps are shared: readers only.
+type View struct {
+	Record
+	Status  guest.Status
+	Running map[string]string // what it was started with, nil when it does not run
+	Exit    string            // how it ended last, "" when it was asked to
+}
+
+func (c *Controller) view(e entry) View {
+	v := View{Record: e.Record}
+	v.Status, v.Running, v.Exit = c.live.status(e.VMID)
+	v.Status.VMID, v.Status.Kind = e.VMID, e.Kind
+	return v
+}
+
+// Get returns one guest of this node.
+func (c *Controller) Get(kind guest.Kind, vmid int) (View, error) {
+	e, err := c.entry(kind, vmid)
+	if err != nil {
+		return View{}, err
+	}
+	return c.view(e), nil
+}
+
+func (c *Controller) entry(kind guest.Kind, vmid int) (entry, error) {
+	e, ok := c.table.get(vmid)
+	if !ok || e.Kind != kind || e.Node != c.o.Node {
+		return entry{}, missing(c.o.Node, kind, vmid)
+	}
+	return e, nil
+}
+
+// All returns the guests of the cluster by VMID; those of other nodes without
+// their status.
+func (c *Controller) All() []View {
+	all := c.table.all()
+	out := make([]View, 0, len(all))
+	for _, e := range all {
+		out = append(out, c.view(e))
+	}
+	return out
+}
+
+// Handle returns the handle of a running guest for its console and the like.
+func (c *Controller) Handle(kind guest.Kind, vmid int) (guest.Guest, error) {
+	if _, err := c.entry(kind, vmid); err != nil {
+		return nil, err
+	}
+	if g := c.live.handle(vmid); g != nil {
+		return g, nil
+	}
+	return nil, notRunning(kind, vmid)
+}
+
+// allowed checks an operation against what is true now.
+func (c *Controller) allowed(op Op, kind guest.Kind, vmid int, skipLock bool) (entry, error) {
+	e, err := c.entry(kind, vmid)
+	if err != nil {
+		return e, err
+	}
+	return e, check(op, kind, vmid, e.Lock, c.live.running(vmid), skipLock)
+}
+
+// fresh reads a record from the store itself.
+func (c *Controller) fresh(ctx context.Context, vmid int) (Record, int64, error) {
+	it, err := c.o.Store.Get(ctx, Key(vmid))
+	if errors.Is(err, store.ErrNotFound) {
+		return Record{}, 0, nil
+	}
+	if err != nil {
+		return Record{}, 0, err
+	}
+	r, err := decode(it.Key, it.Value)
+	return r, it.Rev, err
+}
+
+// start begins a task on a guest.
+func (c *Controller) start(op Op, kind guest.Kind, vmid int, user string, f task.Func) (task.UPID, error) {
+	return c.o.Tasks.Start(task.Spec{Type: taskTypes[kind][op], ID: strconv.Itoa(vmid), User: user}, f)
+}
+
+func (c *Controller) step(name string) {
+	if c.o.Step != nil {
+		c.o.Step(name)
+	}
+}
+
+func (c *Controller) haltedFile() string { return filepath.Join(c.o.RunDir, "guests-halted") }
+
+func (c *Controller) bootedFile() string { return filepath.Join(c.o.RunDir, "guests-started") }
+
+// driver finds who runs guests of a kind.
+func (c *Controller) driver(kind guest.Kind) (guest.Driver, error) {
+	if d := c.drivers[kind]; d != nil {
+		return d, nil
+	}
+	return nil, fmt.Errorf("this node cannot run guests of kind %s", kind)
+}

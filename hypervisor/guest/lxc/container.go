@@ -1,0 +1,290 @@
+package lxc
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strconv"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"joist/hypervisor/guest"
+)
+
+// Container is one running container; the driver has one value for each, and
+// every caller gets the same.
+type Container struct {
+	d    *Driver
+	vmid int
+	done chan struct{}
+	stop chan struct{} // closed by release
+
+	mu     sync.Mutex
+	rec    guest.Record
+	note   string
+	exit   string
+	sample sample
+}
+
+var (
+	_ guest.Guest    = (*Container)(nil)
+	_ guest.Consoler = (*Container)(nil)
+)
+
+// What Exit and Note say.
+const (
+	ExitSelf   = "container shut down" // nobody asked it to
+	NoMonitor  = "the container's monitor died; the container runs on, but cannot restart itself"
+	exitKilled = "container was ended with its monitor"
+)
+
+// watchOver makes the handle of a container that runs.
+func (d *Driver) watchOver(rec guest.Record) (*Container, error) {
+	c := &Container{d: d, vmid: rec.VMID, rec: rec, done: make(chan struct{}), stop: make(chan struct{})}
+	init, unwatch, err := guest.Watch(rec.Process)
+	if err != nil {
+		return nil, err
+	}
+	helper, unwatchHelper, err := guest.Watch(rec.Helper)
+	if err != nil {
+		unwatch()
+		return nil, err
+	}
+	d.keep(c)
+	go c.watch(init, helper, unwatch, unwatchHelper)
+	return c, nil
+}
+
+// watch follows the container through its reboots until it ends.
+func (c *Container) watch(init, helper <-chan struct{}, unwatch, unwatchHelper func()) {
+	defer func() { unwatch(); unwatchHelper() }()
+	for {
+		select {
+		case <-c.stop:
+			return
+		case <-helper:
+			helper = nil
+			if c.Record().Process.Alive() {
+				c.setNote(NoMonitor)
+				c.d.Log.Warn("container's monitor died, the container runs on", "vmid", c.vmid, "pid", c.Record().Helper.PID)
+			}
+		case <-init:
+			p, ok := c.d.successor(context.Background(), c.Record())
+			if !ok {
+				c.finish()
+				return
+			}
+			unwatch()
+			next, stop, err := guest.Watch(p)
+			if err != nil {
+				c.d.Log.Error("watch container", "vmid", c.vmid, "error", err)
+				c.finish()
+				return
+			}
+			init, unwatch = next, stop
+			c.restarted(p)
+		}
+	}
+}
+
+// restarted writes down the process that a reboot has made.
+func (c *Container) restarted(p guest.Process) {
+	c.d.Log.Info("container rebooted", "vmid", c.vmid, "pid", p.PID)
+	c.change(func(r *guest.Record) { r.Process = p })
+}
+
+// change alters the record here and in the run folder, if that is still ours.
+func (c *Container) change(f func(*guest.Record)) {
+	c.mu.Lock()
+	f(&c.rec)
+	created := c.rec.Created
+	c.mu.Unlock()
+	err := c.d.Runs.Update(c.vmid, func(r *guest.Record) {
+		if r.Created.Equal(created) {
+			f(r)
+		}
+	})
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		c.d.Log.Warn("write record", "vmid", c.vmid, "error", err)
+	}
+}
+
+// finish cleans up after the container, unless somebody has done so already
+// or even started it anew.
+func (c *Container) finish() {
+	ctx := context.Background()
+	mine := c.Record()
+	asked := mine.Asked
+	lock, err := c.d.Runs.Lock(ctx, c.vmid)
+	if err == nil {
+		rec, rerr := c.d.Runs.Read(c.vmid)
+		if rerr == nil && rec.Created.Equal(mine.Created) {
+			asked = asked || rec.Asked // by another process of ours
+			err = c.d.clean(ctx, rec)
+		}
+		lock.Unlock()
+	}
+	if err != nil {
+		c.d.Log.Error("clean up after a container", "vmid", c.vmid, "error", err)
+	}
+	c.mu.Lock()
+	switch {
+	case asked:
+	case c.note == NoMonitor:
+		c.exit = exitKilled
+	default:
+		c.exit = ExitSelf
+	}
+	c.mu.Unlock()
+	c.d.forget(c)
+	close(c.done)
+}
+
+// VMID is the guest's number.
+func (c *Container) VMID() int { return c.vmid }
+
+// Record returns what is known of the container's start.
+func (c *Container) Record() guest.Record {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.rec
+}
+
+// Note says what is wrong with a running container, "" when nothing is.
+func (c *Container) Note() string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.note
+}
+
+func (c *Container) setNote(s string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.note = s
+}
+
+// Done is closed when the container has ended and nothing of it is left.
+func (c *Container) Done() <-chan struct{} { return c.done }
+
+// Exit says why it ended; see guest.Guest.
+func (c *Container) Exit() string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.exit
+}
+
+// Close lets go of the handle. The driver keeps watching the container,
+// because somebody has to clean up after it.
+func (c *Container) Close() error { return nil }
+
+// release stops watching: the daemon ends, the container does not.
+func (c *Container) release() { close(c.stop) }
+
+func (c *Container) isDone() bool {
+	select {
+	case <-c.done:
+		return true
+	default:
+		return false
+	}
+}
+
+// Stop ends the container; see guest.Guest.
+func (c *Container) Stop(ctx context.Context, how guest.StopMode) error {
+	if c.isDone() {
+		return nil
+	}
+	end := c.shutDown
+	if how == guest.Kill {
+		end = c.kill
+	}
+	if err := end(ctx); err != nil {
+		return fmt.Errorf("stop guest %d: %w", c.vmid, err)
+	}
+	return nil
+}
+
+func (c *Container) shutDown(ctx context.Context) error {
+	c.ask(true)
+	init := c.Record().Process
+	if err := signal(init, haltSignal(init.PID)); err != nil && init.Alive() {
+		c.ask(false)
+		return err
+	}
+	select {
+	case <-c.done:
+		return nil
+	case <-ctx.Done():
+		if c.isDone() {
+			return nil
+		}
+		c.ask(false)
+		return fmt.Errorf("the container did not shut down: %w", ctx.Err())
+	}
+}
+
+// kill ends the monitor first: it takes an end by SIGHUP or SIGINT for a
+// reboot, and there shall be none.
+func (c *Container) kill(ctx context.Context) error {
+	c.ask(true)
+	for _, path := range []string{launch(c.vmid), monitor(c.vmid), payload(c.vmid)} {
+		if err := killGroup(c.d.group(path)); err != nil {
+			return err
+		}
+	}
+	select {
+	case <-c.done:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// ask writes down that the end of the container is wanted, or no longer.
+func (c *Container) ask(wanted bool) {
+	c.change(func(r *guest.Record) { r.Asked = wanted })
+}
+
+// sigRTMin3 is SIGRTMIN+3 as systemd(1) means it; C libraries keep the first
+// two realtime signals, 32 and 33, to themselves.
+const sigRTMin3 = unix.Signal(37)
+
+// haltSignals are the requests to power off, by what answers them: systemd;
+// sysvinit and what follows liblxc's own choice; busybox. An init shows by
+// blocking or catching a signal that it waits for it. What does none of this
+// is no init and gets what ends programs.
+var haltSignals = []unix.Signal{sigRTMin3, unix.SIGPWR, unix.SIGUSR2}
+
+func haltSignal(pid int) unix.Signal {
+	var mask uint64
+	for _, key := range []string{"SigBlk", "SigCgt"} {
+		if f := statusField(pid, key); len(f) == 1 {
+			n, _ := strconv.ParseUint(f[0], 16, 64)
+			mask |= n
+		}
+	}
+	i := slices.IndexFunc(haltSignals, func(s unix.Signal) bool { return mask&(1<<(s-1)) != 0 })
+	if i < 0 {
+		return unix.SIGTERM
+	}
+	return haltSignals[i]
+}
+
+// signal reaches the very process or nobody.
+func signal(p guest.Process, s unix.Signal) error {
+	fd, err := unix.PidfdOpen(p.PID, 0)
+	if err != nil {
+		return fmt.Errorf("signal process %d: %w", p.PID, err)
+	}
+	defer unix.Close(fd)
+	if !p.Alive() { // only now is the pid pinned
+		return fmt.Errorf("signal process %d: %w", p.PID, os.ErrProcessDone)
+	}
+	if err := unix.PidfdSendSignal(fd, s, nil, 0); err != nil {
+		return fmt.Errorf("signal process %d: %w", p.PID, err)
+	}
+	return nil
+}
