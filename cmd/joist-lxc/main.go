@@ -41,5 +41,8 @@ func run(stdin io.Reader) (wire.Reply, error) {
 	if err := json.Unmarshal(line, &r); err != nil {
 		return wire.Reply{}, fmt.Errorf("read request: %w", err)
 	}
+	if r.Op == wire.Hold {
+		return wire.Reply{}, hold(r)
+	}
 	return do(r, stdin)
 }

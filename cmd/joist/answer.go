@@ -52,7 +52,12 @@ finding with its line and cure. Exit status 0: nothing stops an installation;
 		},
 	}
 	validate.Flags().BoolVar(&asJSON, "json", false, "findings as JSON")
-	explain := &cobra.Command{
+	group.AddCommand(validate, c.explainCommand())
+	return group
+}
+
+func (c *cli) explainCommand() *cobra.Command {
+	return &cobra.Command{
 		Use:   "explain FILE",
 		Short: "Show an answer file as the installer understands it, secrets hidden",
 		Long: `Shows every key that has a value, defaults among them, in the spelling of the
@@ -73,8 +78,6 @@ if one stops.`,
 			return nil
 		},
 	}
-	group.AddCommand(validate, explain)
-	return group
 }
 
 // readAnswer reads an answer file, or standard input for "-".

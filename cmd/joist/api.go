@@ -143,5 +143,5 @@ func (c *cli) waitTask(ctx context.Context, api *client.Client, upid string) err
 	if errors.Is(err, context.Canceled) {
 		return fmt.Errorf("%w; the task goes on at the node", err)
 	}
-	return err
+	return errors.Unwrap(err) // the task's own words name it
 }

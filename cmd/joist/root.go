@@ -42,7 +42,7 @@ func (c *cli) root() *cobra.Command {
 to the nodes that were installed.
 
   1. make the image           joist build iso
-  2. boot a machine from it   a wizard asks six questions; or nobody is asked:
+  2. boot a machine from it   a wizard asks; or nobody is asked:
        write answer.toml      joist answer validate answer.toml
        put it inside          joist build iso --answer answer.toml
   3. log in                   export JOIST_SERVER=https://192.0.2.10:8006

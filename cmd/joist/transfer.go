@@ -77,7 +77,7 @@ func (c *cli) upload(ctx context.Context, t target, node, storage string, f clie
 	if err := sink.Do("upload "+f.Name, func(advance func(n, of int64)) error {
 		return api.Upload(ctx, node, storage, f, func(sent int64) { advance(sent, f.Size) })
 	}); err != nil {
-		return err
+		return errors.Unwrap(err) // names the file itself
 	}
 	fmt.Fprintf(c.out, "%s:%s/%s\n", storage, f.Content, f.Name)
 	return nil

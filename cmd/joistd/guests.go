@@ -15,6 +15,7 @@ import (
 	"joist/hypervisor/control"
 	"joist/hypervisor/guest"
 	"joist/hypervisor/guest/kvm"
+	"joist/hypervisor/guest/lxc"
 	"joist/hypervisor/network"
 	clusterapi "joist/hypervisor/server/cluster"
 	"joist/hypervisor/server/guestapi"
@@ -23,6 +24,7 @@ import (
 	"joist/hypervisor/storage/dir"
 	"joist/hypervisor/storage/image"
 	"joist/hypervisor/storage/lvmthin"
+	"joist/hypervisor/task"
 	"joist/internal/run"
 )
 
@@ -43,7 +45,7 @@ func (d *daemon) wireGuests(ctx context.Context, p *parts) error {
 	if err := guests.Open(ctx); err != nil {
 		return err
 	}
-	api := &guestapi.API{Node: d.cfg.Name, Guests: guests, Tasks: d.tasks, Tickets: d.access, CPUs: runtime.NumCPU(),
+	api := &guestapi.API{Node: d.cfg.Name, Guests: guests, Tasks: d.tasks, Tickets: d.access, CPUs: runtime.NumCPU(), Exec: execIn,
 		Cert: string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: d.cert.Certificate[0]}))}
 	storages := &storageapi.API{Node: d.cfg.Name, Storages: set, Tasks: d.tasks, InUse: guests.InUse}
 	p.routes = append(append(p.routes, api.Routes()...), storages.Routes()...)
@@ -68,7 +70,35 @@ func (d *daemon) runDir() string { return filepath.Dir(d.p.socket) }
 func (d *daemon) drivers() ([]guest.Driver, control.Provisioner) {
 	machines := kvm.Defaults(d.log, network.Taps{})
 	machines.Runs.Dir = filepath.Join(d.runDir(), "guests")
-	return []guest.Driver{kvm.New(machines)}, nil
+	containers := lxc.Defaults(d.log)
+	containers.Runs, containers.AptMirror = machines.Runs, d.cfg.AptMirror
+	c := lxc.New(containers)
+	return []guest.Driver{kvm.New(machines), c}, provisioner{c}
+}
+
+// provisioner makes containers' volumes with the driver that will run them.
+type provisioner struct{ d *lxc.Driver }
+
+// Provision implements control.Provisioner.
+func (p provisioner) Provision(ctx context.Context, s control.ProvisionSpec, log task.Log) error {
+	if s.Template != "" {
+		return p.d.Provision(ctx, lxc.ProvisionSpec(s), log)
+	}
+	base := 0
+	if s.Unprivileged {
+		base = lxc.BaseID(s.VMID)
+	}
+	return p.d.MakeFS(ctx, s.Device, base)
+}
+
+// execIn runs a program in a container.
+func execIn(ctx context.Context, g guest.Guest, argv []string) (guestapi.ExecResult, error) {
+	c, ok := g.(*lxc.Container)
+	if !ok {
+		return guestapi.ExecResult{}, errors.New("this guest runs no programs for the node")
+	}
+	r, err := c.Exec(ctx, lxc.Command{Argv: argv})
+	return guestapi.ExecResult{Exit: r.Exit, Out: r.Stdout, Err: r.Stderr}, err
 }
 
 // storages opens what the cluster has defined; a new cluster gets the

@@ -9,7 +9,9 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -82,7 +84,9 @@ func (c *Controller) Open(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	c.find(ctx)
+	if c.find(ctx) {
+		c.lost(ctx)
+	}
 	go c.table.follow(ctx, rev)
 	go c.poll(ctx)
 	return nil
@@ -109,16 +113,47 @@ func (c *Controller) poll(ctx context.Context) {
 }
 
 // find takes over what runs. Guests that are being changed right now are left
-// to whoever changes them.
-func (c *Controller) find(ctx context.Context) {
+// to whoever changes them. It reports whether every driver could tell.
+func (c *Controller) find(ctx context.Context) bool {
+	all := true
 	for _, d := range c.o.Drivers {
 		found, err := d.Find(ctx)
 		if err != nil {
 			c.o.Log.Error("find running guests", "kind", d.Kind(), "err", err)
+			all = false
 		}
 		for _, g := range found {
 			c.adopt(ctx, d.Kind(), g)
 		}
+	}
+	return all
+}
+
+// exitUnseen is all there is to say of a guest that ended while nobody looked.
+const exitUnseen = "ended while the node daemon was not running, or before its start was finished"
+
+// lost finds guests that ran, or were about to, when the last daemon ended and
+// do not run now.
+func (c *Controller) lost(ctx context.Context) {
+	files, err := os.ReadDir(filepath.Dir(c.runningFile(0)))
+	if err != nil {
+		return // none ever ran in this boot
+	}
+	for _, f := range files {
+		vmid, err := strconv.Atoi(strings.TrimSuffix(f.Name(), ".json"))
+		if err != nil || c.live.running(vmid) {
+			continue
+		}
+		if e, ok := c.table.get(vmid); ok {
+			config, err := c.readRunning(vmid)
+			if err != nil {
+				config = e.Config
+			}
+			c.deactivate(ctx, e.Kind, config)
+			c.live.note(vmid, exitUnseen)
+			c.o.Log.Warn("guest is gone", "vmid", vmid, "reason", exitUnseen)
+		}
+		c.forgetRunning(vmid)
 	}
 }
 
@@ -166,7 +201,11 @@ func (c *Controller) ended(l *live) {
 	exit := l.g.Exit()
 	c.live.gone(l, exit)
 	if exit != "" {
-		c.o.Log.Warn("guest ended by itself", "vmid", l.g.VMID(), "reason", exit)
+		level := slog.LevelWarn
+		if slices.Contains(peaceful, exit) {
+			level = slog.LevelInfo
+		}
+		c.o.Log.Log(ctx, level, "guest ended by itself", "vmid", l.g.VMID(), "reason", exit)
 		c.tell(l, exit)
 	}
 	unlock, err := c.locks.lock(ctx, l.kind, l.g.VMID())
@@ -186,8 +225,8 @@ func (c *Controller) ended(l *live) {
 	}
 }
 
-// GuestShutDown is how drivers say that a guest powered itself off.
-const GuestShutDown = "guest shut down"
+// peaceful are the drivers' words for a guest that powered itself off.
+var peaceful = []string{"guest shut down", "container shut down"}
 
 // tell makes the end that nobody asked for visible where people look: in the
 // list of tasks.
@@ -195,7 +234,7 @@ func (c *Controller) tell(l *live, exit string) {
 	spec := task.Spec{Type: taskTypes[l.kind][opExit], ID: strconv.Itoa(l.g.VMID()), User: "root@pam"}
 	_, err := c.o.Tasks.Start(spec, func(_ context.Context, log task.Log) error {
 		log.Printf("%s %d ended: %s", word(l.kind), l.g.VMID(), exit)
-		if exit == GuestShutDown {
+		if slices.Contains(peaceful, exit) {
 			return nil
 		}
 		return errors.New(exit)

@@ -348,6 +348,24 @@ func TestDaemonComesAndGoes(t *testing.T) {
 	}
 }
 
+// TestUnseenEnd: a guest that ends while no daemon runs is told of by the next.
+func TestUnseenEnd(t *testing.T) {
+	m := newMachine(t)
+	c, _, stop := m.daemon()
+	m.must(c.Create(t.Context(), vm(100, map[string]string{"scsi0": "disks:1"})))
+	m.must(c.Power(power(OpStart, guest.KVM, 100)))
+	stop()
+	// The first controller's watcher would tidy up; a dead daemon has none.
+	m.vms.mu.Lock()
+	delete(m.vms.set, 100)
+	m.vms.mu.Unlock()
+	c, _, _ = m.daemon()
+	if v, _ := c.Get(guest.KVM, 100); v.Status.State != guest.Stopped || v.Exit != exitUnseen || m.pools["disks"].activeNow() != 0 {
+		t.Errorf("%+v %q, %d active", v.Status, v.Exit, m.pools["disks"].activeNow())
+	}
+	m.must(c.Power(power(OpStart, guest.KVM, 100)))
+}
+
 func TestFailedStart(t *testing.T) {
 	m := newMachine(t)
 	c, _, _ := m.daemon()

@@ -81,6 +81,13 @@ func (s *liveSet) gone(l *live, exit string) {
 	}
 }
 
+// note enters how a guest ended that was never seen running.
+func (s *liveSet) note(vmid int, exit string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.exits[vmid] = exit
+}
+
 func (s *liveSet) forget(vmid int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -62,10 +62,6 @@ type (
 	DiskResizer interface {
 		ResizeDisk(ctx context.Context, key string, size int64) error
 	}
-	// Execer runs a program inside the guest, as root, without a terminal.
-	Execer interface {
-		Exec(ctx context.Context, argv []string, stdin []byte) (ExecResult, error)
-	}
 	// Addresser knows the guest's network interfaces from inside.
 	Addresser interface {
 		Interfaces(ctx context.Context) ([]Interface, error)
@@ -75,12 +71,6 @@ type (
 		PingAgent(ctx context.Context) error
 	}
 )
-
-// ExecResult is how a program in a guest ended.
-type ExecResult struct {
-	Exit           int
-	Stdout, Stderr []byte
-}
 
 // Interface is one network interface inside a guest.
 type Interface struct {

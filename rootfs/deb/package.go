@@ -34,6 +34,7 @@ type Package struct {
 	Other     map[string][]byte // every other control member: md5sums, templates, shlibs, …
 
 	data arMember
+	keep string // file of the kept copy of data, "" for none
 }
 
 const (
@@ -170,13 +171,8 @@ func parseConffiles(text string) ([]string, error) {
 // way and name a regular file seen before. r holds h.Size bytes. An entry that
 // would end up outside the tree, or go through a link, is an error.
 func (p *Package) Walk(f func(h *tar.Header, r io.Reader) error) error {
-	file, err := os.Open(p.Path)
-	if err != nil {
-		return fmt.Errorf("unpack package: %w", err)
-	}
-	defer file.Close()
 	c := checker{kinds: map[string]byte{}}
-	err = eachEntry(file, p.data, maxData, func(h *tar.Header, r io.Reader) error {
+	err := p.eachData(func(h *tar.Header, r io.Reader) error {
 		if err := c.check(h); err != nil {
 			return fmt.Errorf("entry %q: %w", h.Name, err)
 		}
@@ -188,13 +184,42 @@ func (p *Package) Walk(f func(h *tar.Header, r io.Reader) error) error {
 	return nil
 }
 
-// eachEntry unpacks a tar member and cleans the names of its entries.
+// eachData goes through the kept copy of the data, or through the data itself.
+func (p *Package) eachData(f func(h *tar.Header, r io.Reader) error) error {
+	if done, err := p.eachKept(f); done {
+		return err
+	}
+	file, err := os.Open(p.Path)
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	z, done, err := decompress(io.NewSectionReader(file, p.data.offset, p.data.size), p.data.name)
+	if err != nil {
+		return err
+	}
+	defer done()
+	k := beginKept(p.keep)
+	defer k.discard()
+	if err := entries(io.TeeReader(z, k), maxData, f); err != nil {
+		return err
+	}
+	k.commit()
+	return nil
+}
+
+// eachEntry unpacks a tar member and goes through it.
 func eachEntry(r io.ReaderAt, m arMember, limit int64, f func(h *tar.Header, r io.Reader) error) error {
 	z, done, err := decompress(io.NewSectionReader(r, m.offset, m.size), m.name)
 	if err != nil {
 		return err
 	}
 	defer done()
+	return entries(z, limit, f)
+}
+
+// entries goes through an unpacked tar and cleans the names of its entries.
+func entries(z io.Reader, limit int64, f func(h *tar.Header, r io.Reader) error) error {
 	left := &io.LimitedReader{R: z, N: limit}
 	t := tar.NewReader(left)
 	for n := 0; ; n++ {

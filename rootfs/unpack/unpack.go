@@ -9,6 +9,7 @@ import (
 	"archive/tar"
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -87,7 +88,10 @@ func readAll(ctx context.Context, pkgs []Package, o Options) ([]part, error) {
 			if err := ctx.Err(); err != nil {
 				return err
 			}
-			if parts[i], err = read(ctx, p, o); err != nil {
+			if parts[i], err = read(ctx, p, o); errors.Is(err, deb.ErrKept) {
+				parts[i], err = read(ctx, p, o)
+			}
+			if err != nil {
 				return fmt.Errorf("unpack %s: %w", name(p), err)
 			}
 			return nil
@@ -172,16 +176,16 @@ func merge(root *tree.Node, p part, fl *finding.List) error {
 				continue
 			}
 		}
-		if old != nil && !same(old, e.node) {
-			fl.Stopf("file-in-two-packages", e.path, "exclude one of the packages or add a rule to rootfs/policy",
-				"the file comes with %s and, different, with %s", old.Origin, e.node.Origin)
-		}
 		if e.node.LinkTo != "" {
 			t := root.Resolve(e.node.LinkTo)
 			if t == nil || !t.Mode.IsRegular() {
 				return fmt.Errorf("%s is a hard link to %s, which is not in the package", e.path, e.node.LinkTo)
 			}
 			e.node.Data = t.Data
+		}
+		if old != nil && !same(old, e.node) {
+			fl.Stopf("file-in-two-packages", e.path, "exclude one of the packages or add a rule to rootfs/policy",
+				"the file comes with %s and, different, with %s", old.Origin, e.node.Origin)
 		}
 		d.Put(e.node)
 	}

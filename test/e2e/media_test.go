@@ -149,7 +149,7 @@ func (zeros) Read(p []byte) (int, error) { clear(p); return len(p), nil }
 // spooled lists what unfinished uploads have left.
 func (n *runningNode) spooled(t testing.TB) []string {
 	t.Helper()
-	return n.lines(t, "ls -A /var/lib/vz | grep '^[.]joist-upload-' || true")
+	return n.lines(t, "shopt -s nullglob; cd /var/lib/vz; for f in .joist-upload-*; do echo $f; done")
 }
 
 // Names that the segment's DNS knows.
@@ -263,17 +263,9 @@ func (n *runningNode) setMirror(t testing.TB, base string) {
 	t.Helper()
 	n.run(t, fmt.Sprintf(`set -e
 cd /var/lib/joist/node
-grep -q apt_mirror node.json && exit 0
+[[ $(<node.json) == *apt_mirror* ]] && exit 0
 { echo '{'; echo '  "apt_mirror": "%s",'; tail -n +2 node.json; } >node.json.new
 chmod --reference=node.json node.json.new
 mv node.json.new node.json`, base))
-	n.run(t, fmt.Sprintf("kill %d", n.process(t, daemonCommand).pid))
-	ctx := within(t, 2*time.Minute)
-	time.Sleep(time.Second) // it answers until its last requests are done
-	for n.answers(ctx) != nil {
-		if ctx.Err() != nil {
-			t.Fatal("the daemon did not come back")
-		}
-		time.Sleep(500 * time.Millisecond)
-	}
+	n.restartsDaemon(t)
 }

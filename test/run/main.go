@@ -45,7 +45,7 @@ func run(ctx context.Context) error {
 	if err := portFree(apiAddress); err != nil {
 		return err
 	}
-	p := places{filepath.Join(root, "build", "run")}
+	p := places{near(filepath.Join(root, "build", "run"))}
 	if err := os.MkdirAll(p.dir, 0o700); err != nil {
 		return fmt.Errorf("make folder: %w", err)
 	}
@@ -61,6 +61,16 @@ func run(ctx context.Context) error {
 		fmt.Printf("using the node that is installed in %s (make run FRESH=1 installs anew)\n", p.disk())
 	}
 	return serve(ctx, p, password)
+}
+
+// near is a path as it is best read from where we are.
+func near(path string) string {
+	if wd, err := os.Getwd(); err == nil {
+		if rel, err := filepath.Rel(wd, path); err == nil && !strings.HasPrefix(rel, "..") {
+			return rel
+		}
+	}
+	return path
 }
 
 // portFree finds out before minutes of work what would fail after them.

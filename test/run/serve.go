@@ -121,7 +121,7 @@ func shutdown(m *vm.Machine, api *client.Client) error {
 func welcome(p places, fingerprint, password, console string) string {
 	iso := "FILE.iso"
 	if found, err := node.FindISO(); err == nil {
-		iso = found
+		iso = near(found)
 	}
 	return fmt.Sprintf(`
   URL          %s

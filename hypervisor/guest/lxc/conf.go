@@ -37,6 +37,15 @@ func (p *Plan) Conf(folder string, base int, h Host) string {
 	t.put("lxc.mount.auto", "proc:mixed sys:mixed cgroup:mixed")
 	t.put("lxc.tty.max", strconv.Itoa(p.TTYs))
 	t.put("lxc.pty.max", "1024")
+	if p.TTYs > 0 {
+		// systemd-getty-generator(8) puts a log-in prompt on each of these. In
+		// the container's fresh devpts the console is 0, the terminals follow.
+		var names []string
+		for i := range p.TTYs {
+			names = append(names, "pts/"+strconv.Itoa(i+1))
+		}
+		t.put("lxc.environment", "container_ttys="+strings.Join(names, " "))
+	}
 	t.put("lxc.log.file", filepath.Join(folder, logFile))
 	t.put("lxc.log.level", "WARN")
 	// The container outlives its monitor.
@@ -54,8 +63,10 @@ func (p *Plan) Conf(folder string, base int, h Host) string {
 }
 
 func (p *Plan) security(t *conf, h Host) {
+	// In a user namespace these are of no use, and systemd's units look at them
+	// before they try what must fail.
+	t.put("lxc.cap.drop", "mac_admin mac_override sys_time sys_module sys_rawio")
 	if !p.Unprivileged {
-		t.put("lxc.cap.drop", "mac_admin mac_override sys_time sys_module sys_rawio")
 		t.put("lxc.cgroup2.devices.deny", "a")
 		for _, d := range devices {
 			t.put("lxc.cgroup2.devices.allow", d)

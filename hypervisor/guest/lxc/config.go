@@ -79,10 +79,18 @@ func (d *Driver) Kind() guest.Kind { return guest.LXC }
 // payload holds the container. monitor is where liblxc puts its monitor.
 // launch is where the helper starts, so that one whose caller died is found,
 // and where a monitor goes on its way out (lxc.cgroup.dir.monitor.pivot).
+// holder has the process that keeps the terminals open.
 // liblxc insists on making the first two itself.
 func payload(vmid int) string { return "guests/" + strconv.Itoa(vmid) }
 func monitor(vmid int) string { return "system/lxc-" + strconv.Itoa(vmid) }
 func launch(vmid int) string  { return "system/lxc-start-" + strconv.Itoa(vmid) }
+func holder(vmid int) string  { return "system/lxc-hold-" + strconv.Itoa(vmid) }
+
+// groups are all of them, in the order in which they end: first what could
+// start or restart the container.
+func groups(vmid int) []string {
+	return []string{launch(vmid), monitor(vmid), payload(vmid), holder(vmid)}
+}
 
 func (d *Driver) group(path string) guest.Group {
 	return guest.Group{Dir: filepath.Join(d.Cgroup, path)}

@@ -213,6 +213,31 @@ func (c *Container) terminal(p program) (guest.Console, error) {
 	}}, nil
 }
 
+// hold starts the process that keeps the container's terminals open when the
+// monitor dies, unless there is one or it is too late.
+func (c *Container) hold() {
+	rec := c.Record()
+	group := c.d.group(holder(c.vmid))
+	if group.Exists() && group.Populated() || !rec.Helper.Alive() {
+		return
+	}
+	r := c.d.request(c.vmid, wire.Hold)
+	r.Init, r.Monitor = wire.Process(rec.Process), wire.Process(rec.Helper)
+	stdin, err := requestFile(r)
+	if err == nil {
+		defer stdin.Close()
+		cmd := command(context.Background(), c.d.Helper)
+		cmd.Stdin = stdin
+		var wait func() error
+		if wait, err = c.d.startIn(cmd, holder(c.vmid)); err == nil {
+			go wait()
+		}
+	}
+	if err != nil {
+		c.d.Log.Error("hold terminals of container", "vmid", c.vmid, "error", err)
+	}
+}
+
 // openPTY makes a pseudo-terminal in the container. The way there belongs to
 // the container, therefore the check of what was found.
 func (c *Container) openPTY() (outer, inner *os.File, err error) {

@@ -53,6 +53,7 @@ func (d *Driver) watchOver(rec guest.Record) (*Container, error) {
 		unwatch()
 		return nil, err
 	}
+	c.hold()
 	d.keep(c)
 	go c.watch(init, helper, unwatch, unwatchHelper)
 	return c, nil
@@ -94,6 +95,7 @@ func (c *Container) watch(init, helper <-chan struct{}, unwatch, unwatchHelper f
 func (c *Container) restarted(p guest.Process) {
 	c.d.Log.Info("container rebooted", "vmid", c.vmid, "pid", p.PID)
 	c.change(func(r *guest.Record) { r.Process = p })
+	c.hold()
 }
 
 // change alters the record here and in the run folder, if that is still ours.
@@ -230,7 +232,7 @@ func (c *Container) shutDown(ctx context.Context) error {
 // reboot, and there shall be none.
 func (c *Container) kill(ctx context.Context) error {
 	c.ask(true)
-	for _, path := range []string{launch(c.vmid), monitor(c.vmid), payload(c.vmid)} {
+	for _, path := range groups(c.vmid) {
 		if err := killGroup(c.d.group(path)); err != nil {
 			return err
 		}

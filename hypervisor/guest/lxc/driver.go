@@ -106,7 +106,7 @@ func (d *Driver) strays() (out []int) {
 	entries, _ := os.ReadDir(filepath.Join(d.Cgroup, "system"))
 	for _, e := range entries {
 		name, ok := strings.CutPrefix(e.Name(), "lxc-")
-		if vmid, err := strconv.Atoi(strings.TrimPrefix(name, "start-")); ok && err == nil {
+		if vmid, err := strconv.Atoi(name[strings.LastIndexByte(name, '-')+1:]); ok && err == nil {
 			out = append(out, vmid)
 		}
 	}
@@ -240,13 +240,12 @@ func statusField(pid int, key string) []string {
 // the monitor that would start it again, the container, its mounts, links and
 // at last the folder with the record.
 func (d *Driver) clean(ctx context.Context, rec guest.Record) error {
-	groups := []string{launch(rec.VMID), monitor(rec.VMID), payload(rec.VMID)}
-	for _, path := range groups {
+	for _, path := range groups(rec.VMID) {
 		if err := killGroup(d.group(path)); err != nil {
 			return err
 		}
 	}
-	for _, path := range groups {
+	for _, path := range groups(rec.VMID) {
 		// A monitor that was on its way out may have been there first.
 		if err := d.group(path).Remove(); err != nil {
 			return err

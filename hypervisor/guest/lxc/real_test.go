@@ -111,7 +111,7 @@ func (r *real) up(t *testing.T, c *Container) {
 func (r *real) gone(t *testing.T) {
 	t.Helper()
 	left, _ := filepath.Glob(r.c.Runs.Dir + "/*")
-	for _, p := range []string{payload(100), monitor(100), launch(100), "lxc.pivot"} {
+	for _, p := range append(groups(100), "lxc.pivot") {
 		if r.d.group(p).Exists() {
 			left = append(left, p)
 		}

@@ -33,7 +33,16 @@ type API struct {
 	Cert    string // the API's certificate, PEM: VNC clients pin it
 	CPUs    int    // of the node: what a container without a limit sees
 
+	// Exec runs a program as root in a running container; nil: none can.
+	Exec func(ctx context.Context, g guest.Guest, argv []string) (ExecResult, error)
+
 	consoles *consoles
+}
+
+// ExecResult is how a program in a guest ended.
+type ExecResult struct {
+	Exit     int
+	Out, Err []byte
 }
 
 // Routes lists the calls.

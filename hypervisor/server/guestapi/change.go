@@ -54,7 +54,7 @@ var privileges = map[string]string{
 }
 
 // rootOnly are keys that reach beyond the guest.
-var rootOnly = []string{"args", "hookscript", "affinity", "lock", "arch"}
+var rootOnly = []string{"args", "hookscript", "affinity", "lock"}
 
 // privilege is what setting a key to a value takes on the guest.
 func privilege(key, value string) string {
@@ -256,13 +256,12 @@ func (k kind) admitTemplate(r *server.Request, req control.CreateRequest) error 
 	if err != nil {
 		return server.ParamErrorf("ostemplate", "%s", err)
 	}
-	for _, at := range []string{"/storage/" + pool} {
-		if !r.May(at, "Datastore.AllocateSpace") && !r.May(at, "Datastore.Audit") {
-			return server.Denied(at, "Datastore.Audit")
-		}
+	if at := "/storage/" + pool; !r.May(at, "Datastore.AllocateSpace") && !r.May(at, "Datastore.Audit") {
+		return server.Denied(at, "Datastore.Audit")
 	}
-	if req.Storage != "" || req.Set["rootfs"] == "" {
-		if at := "/storage/" + req.Storage; !r.May(at, "Datastore.AllocateSpace") {
+	if req.Set["rootfs"] == "" { // it goes to the storage asked for, or to any
+		at := strings.TrimSuffix("/storage/"+req.Storage, "/")
+		if !r.May(at, "Datastore.AllocateSpace") {
 			return server.Denied(at, "Datastore.AllocateSpace")
 		}
 	}

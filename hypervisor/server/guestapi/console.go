@@ -16,6 +16,7 @@ import (
 
 	"github.com/coder/websocket"
 
+	wire "joist/api/guest"
 	"joist/api/schema"
 	"joist/hypervisor/control"
 	"joist/hypervisor/guest"
@@ -145,8 +146,13 @@ func (k kind) vncProxy(_ context.Context, r *server.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	if _, ok := h.(control.Screen); !ok {
-		return nil, server.Errorf("%s %d has no screen, only a text console (termproxy)", strings.ToUpper(string(k.kind)), vmid(r))
+	v, err := k.view(r)
+	if err != nil {
+		return nil, err
+	}
+	_, ok := h.(control.Screen)
+	if vga, err := wire.ParseVGA(v.Running["vga"]); !ok || err == nil && k.kind == guest.KVM && (vga.Serial() || vga.Type == "none") {
+		return nil, server.Errorf("guest %d has no screen, only a text console (termproxy)", vmid(r))
 	}
 	password, err := newPassword()
 	if err != nil {

@@ -113,8 +113,7 @@ func (a *API) containerRoutes() []server.Route {
 			Perm: schema.Perm{Path: "/vms/{vmid}", Privs: []string{"VM.Audit"}}, Params: params}, Do: k.interfaces},
 		{Method: schema.Method{Verb: "POST", Path: one + "/exec", Text: "Run a program in the container, as root.", OnNode: true,
 			Perm: schema.Perm{Root: true}, NoToken: true, Params: append(params[:2:2],
-				schema.Param{Name: "command", Type: schema.Array, Text: "program and arguments"},
-				schema.Param{Name: "input-data", Optional: true, MaxLen: 1 << 18, Text: "what it reads"})}, Do: k.exec},
+				schema.Param{Name: "command", Type: schema.Array, Text: "program and arguments"})}, Do: k.exec},
 	}
 }
 
@@ -169,18 +168,17 @@ func (k kind) exec(ctx context.Context, r *server.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	e, ok := h.(control.Execer)
-	if !ok {
-		return nil, errors.New("this guest cannot run programs for the node")
+	if k.a.Exec == nil {
+		return nil, errors.New("this node runs no programs in containers")
 	}
 	if len(r.Params.List("command")) == 0 {
 		return nil, server.ParamErrorf("command", "property is missing and it is not optional")
 	}
 	ctx, cancel := context.WithTimeout(ctx, execTimeout)
 	defer cancel()
-	res, err := e.Exec(ctx, r.Params.List("command"), []byte(r.Params.String("input-data")))
+	res, err := k.a.Exec(ctx, h, r.Params.List("command"))
 	if err != nil {
 		return nil, err
 	}
-	return map[string]any{"exitcode": res.Exit, "out-data": string(res.Stdout), "err-data": string(res.Stderr)}, nil
+	return map[string]any{"exitcode": res.Exit, "out-data": string(res.Out), "err-data": string(res.Err)}, nil
 }

@@ -1,7 +1,7 @@
 package guestapi
 
 import (
-	"crypto/des" //nolint:gosec // RFB's own authentication, RFC 6143 7.2.2
+	"crypto/des" // RFB's own authentication, RFC 6143 7.2.2
 	"crypto/rand"
 	"crypto/subtle"
 	"encoding/binary"

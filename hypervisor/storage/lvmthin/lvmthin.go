@@ -183,7 +183,7 @@ func (p *Pool) create(ctx context.Context, s storage.Spec) (storage.Volume, erro
 	}
 	size := roundUp(s.Size, int64(g.Extent))
 	_, err = p.lvm(ctx, "lvcreate", "-q", "-y", "-W", "y", "-V", strconv.FormatInt(size, 10)+"b", "-T", g.Name+"/"+p.cfg.Thin, "-n", name,
-		"--setactivationskip", "n", "--setautoactivation", "n", "--addtag", "joist-guest-"+strconv.Itoa(s.VMID))
+		"--setactivationskip", "n", "--addtag", "joist-guest-"+strconv.Itoa(s.VMID))
 	if err != nil {
 		return storage.Volume{}, err
 	}

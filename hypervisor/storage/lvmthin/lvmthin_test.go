@@ -108,7 +108,7 @@ func TestCommands(t *testing.T) {
 		do   func() error
 		want string
 	}{
-		{func() error { return nil }, "lvm lvcreate " + prefix + "-q -y -W y -V 8388608b -T joist/data -n vm-100-disk-1 --setactivationskip n --setautoactivation n --addtag joist-guest-100"},
+		{func() error { return nil }, "lvm lvcreate " + prefix + "-q -y -W y -V 8388608b -T joist/data -n vm-100-disk-1 --setactivationskip n --addtag joist-guest-100"},
 		{func() error { return p.Resize(t.Context(), "vm-100-disk-0", 9<<30) }, "lvm lvextend " + prefix + "-q -L 9663676416b joist/vm-100-disk-0"},
 		{func() error { return p.Deactivate(t.Context(), "vm-100-disk-1") }, "lvm lvchange " + prefix + "-q -a n joist/vm-100-disk-1"},
 		{func() error { return p.Delete(t.Context(), "vm-100-disk-1") }, "lvm lvremove " + prefix + "-q -f joist/vm-100-disk-1"},

@@ -8,6 +8,7 @@ const (
 	Run     = "run"     // start the container; the reply comes when it runs, a monitor stays behind
 	Exec    = "exec"    // run Argv in the container, on descriptor TTY if there is one
 	Console = "console" // allocate a terminal, send its descriptor over descriptor 3, hold it until stdin ends
+	Hold    = "hold"    // keep the terminals open that Monitor gave the container, until Init ends
 	Version = "version" // liblxc's version
 )
 
@@ -26,6 +27,15 @@ type Request struct {
 	// Terminal is which one a Console wants: 0 is /dev/console, -1 any of the
 	// others that is free.
 	Terminal int `json:"terminal,omitempty"`
+	// Init and Monitor are the processes of a Hold.
+	Init    Process `json:"init,omitzero"`
+	Monitor Process `json:"monitor,omitzero"`
+}
+
+// Process is one process for good, by its start time in clock ticks.
+type Process struct {
+	PID   int    `json:"pid"`
+	Start uint64 `json:"start"`
 }
 
 // MaxOutput bounds what an Exec returns of each of its outputs.

@@ -1,0 +1,113 @@
+package e2e
+
+import (
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+)
+
+// pids are all processes of a guest, as its cgroup has them.
+func (g guestOf) pids(t testing.TB) []string {
+	t.Helper()
+	out := g.n.lines(t, fmt.Sprintf("shopt -s globstar nullglob; cat %s/**/cgroup.procs | sort -n", g.cgroup()))
+	return slices.Compact(out)
+}
+
+// killDaemon: guests do not notice, and within 15 seconds the API is back and
+// knows them.
+func (s *spine) killDaemon(t *testing.T) {
+	machine, container := s.both(t)
+	qemu := machine.status(t).PID
+	inside := container.pids(t)[0] // the first process: others come and go
+	daemon := s.n.process(t, daemonCommand).pid
+	at := s.n.kill(t, daemon)
+	ctx := within(t, 2*time.Minute)
+	for s.n.answers(ctx) != nil {
+		if ctx.Err() != nil {
+			t.Fatal("the API did not come back")
+		}
+		time.Sleep(200 * time.Millisecond)
+	}
+	took := time.Since(at)
+	t.Logf("the API was back after %s", took.Round(100*time.Millisecond))
+	if took > 15*time.Second {
+		t.Errorf("the API was back after %s, want 15 s", took)
+	}
+	if now := s.n.process(t, daemonCommand).pid; now == daemon {
+		t.Error("the daemon was not killed")
+	}
+	if st := machine.wantStatus(t, "running"); st.PID != qemu || st.Accel != "kvm" {
+		t.Errorf("the machine is %+v, want pid %d under kvm", st, qemu)
+	}
+	container.wantStatus(t, "running")
+	if p := s.n.process(t, qemuCommand); p.pid != qemu {
+		t.Errorf("QEMU is %d, was %d", p.pid, qemu)
+	}
+	if !slices.Contains(container.pids(t), inside) {
+		t.Errorf("process %s of the container is gone", inside)
+	}
+	container.typeInto(t, rootInside).run(t, time.Minute, "true")
+}
+
+// seenWithin is how soon a death must be told.
+const seenWithin = 2 * time.Second
+
+// killQEMU: the end is seen and told, nothing stays, and the machine starts
+// again, once.
+func (s *spine) killQEMU(t *testing.T) {
+	g := s.machine(t)
+	at := s.n.kill(t, g.status(t).PID)
+	if st := g.awaitStatus(t, "stopped", at, seenWithin); st.Exit == "" || st.PID != 0 {
+		t.Errorf("status %+v, want it to say how QEMU ended", st)
+	}
+	if left := g.pids(t); len(left) > 0 {
+		t.Errorf("processes %v are left", left)
+	}
+	g.start(t)
+	if st := g.wantStatus(t, "running"); st.Exit != "" {
+		t.Errorf("a running machine says how it ended: %+v", st)
+	}
+	s.n.process(t, qemuCommand)
+}
+
+// killMonitor: the container goes on without its monitor, and the status is
+// what the kernel says, at once and later.
+func (s *spine) killMonitor(t *testing.T) {
+	g := s.container(t)
+	monitors := s.n.processes(t, monitorCommand)
+	if len(monitors) == 0 {
+		t.Fatal("there is no monitor")
+	}
+	var killed []string
+	script := "kill -9"
+	for _, m := range monitors {
+		script += fmt.Sprintf(" %d", m.pid)
+		killed = append(killed, fmt.Sprint(m.pid))
+	}
+	before := g.pids(t)
+	s.n.run(t, script)
+	time.Sleep(seenWithin)
+	alive := slices.DeleteFunc(g.pids(t), func(pid string) bool { return slices.Contains(killed, pid) })
+	if len(alive) == 0 {
+		t.Errorf("the container went down with its monitor; it had %v", before)
+	}
+	want := "stopped"
+	if len(alive) > 0 {
+		want = "running"
+	}
+	g.wantStatus(t, want)
+	if want == "running" {
+		g.typeInto(t, rootInside).run(t, time.Minute, "true")
+	}
+	g.stop(t)
+	g.awaitStatus(t, "stopped", time.Now(), seenWithin)
+	if left := g.pids(t); len(left) > 0 {
+		t.Errorf("processes %v are left", left)
+	}
+	g.start(t)
+	g.wantStatus(t, "running")
+	if now := s.n.processes(t, monitorCommand); len(now) == 0 {
+		t.Error("the container was started without a monitor")
+	}
+}

@@ -1,0 +1,179 @@
+package e2e
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"joist/installer/answer"
+	"joist/test/node"
+	"joist/test/vm"
+)
+
+// TestShortInstallRefusals: the installer finds everything at once, says the
+// cures, leaves with the status of docs/exit-codes.md and writes nothing.
+func TestShortInstallRefusals(t *testing.T) {
+	t.Run("machine", func(t *testing.T) {
+		refuse(t, refusal{
+			diskSize: 10_000_000_000,
+			memory:   1024,
+			cpu:      []string{"-svm", "-vmx"},
+			answer:   answerFile(t),
+			codes:    []string{"cpu-virtualisation", "memory-too-small", "disk-too-small"},
+		})
+	})
+	t.Run("answer", func(t *testing.T) {
+		wrong := []byte(strings.NewReplacer(
+			`timezone = "UTC"`, `timezone = "Europe/Atlantis"`,
+			`fqdn = "`+fqdn+`"`, `fqdn = "no domain"`,
+			`filesystem = "ext4"`, `filesystem = "ntfs"`,
+			`country = "at"`, "country = \"at\"\ncolour = \"green\"",
+		).Replace(string(answerFile(t))))
+		_, findings := answer.Load(bytes.NewReader(wrong), "answer.toml")
+		if !findings.Stops() || len(findings) < 3 {
+			t.Fatalf("the answer is not wrong enough: %v", findings)
+		}
+		r := refusal{diskSize: node.DiskSize, memory: node.Memory, answer: wrong}
+		for _, f := range findings {
+			r.codes = append(r.codes, f.Code)
+		}
+		refuse(t, r)
+	})
+}
+
+// refusal is an installation that must not happen.
+type refusal struct {
+	diskSize int64
+	memory   int
+	cpu      []string
+	answer   []byte
+	codes    []string // of the findings that the console must show
+}
+
+const findingsStatus = "2" // docs/exit-codes.md: findings stop the work
+
+func refuse(t *testing.T, r refusal) {
+	t.Helper()
+	img, dir := medium(t), t.TempDir()
+	disk := usedDisk(t, filepath.Join(dir, "disk.raw"), r.diskSize)
+	before := sumOf(t, disk)
+	volume := filepath.Join(dir, "answer.iso")
+	ctx := within(t, 2*node.BootTime)
+	if err := node.AnswerVolume(ctx, volume, r.answer); err != nil {
+		t.Fatal(err)
+	}
+	m := vm.Run(t, vm.Config{
+		Memory: r.memory, CPUFlags: r.cpu, Accel: img.accel,
+		Media: []vm.Medium{{Path: img.path}, {Path: volume}},
+		Disks: []vm.Disk{{Path: disk, Format: "raw"}},
+		NICs:  []vm.NIC{{Port: vm.NewPort(t, vm.NewSwitch(t), "refused")}},
+	})
+	said, status := refusedText(ctx, t, m)
+	for _, code := range r.codes {
+		if !strings.Contains(said, "["+code+"]") {
+			t.Errorf("the console does not show the finding %s", code)
+		}
+	}
+	if n := strings.Count(said, "cure: "); n < len(r.codes) {
+		t.Errorf("%d cures are shown, want one for each of %v", n, r.codes)
+	}
+	if !strings.Contains(said, "Nothing was written.") {
+		t.Error("the console does not say that nothing was written")
+	}
+	if status != findingsStatus {
+		t.Errorf("exit status %s, want %s", status, findingsStatus)
+	}
+	if t.Failed() {
+		t.Logf("it said:\n%s", said)
+	}
+	if err := m.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	if after := sumOf(t, disk); after != before {
+		t.Error("the disk was written to")
+	}
+}
+
+// refusedText is what the installer said between its first line and its exit
+// status.
+func refusedText(ctx context.Context, t *testing.T, m *vm.Machine) (said, status string) {
+	t.Helper()
+	if err := node.ChooseUnattended(ctx, m); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := m.WaitFor(ctx, node.InstallerLine); err != nil {
+		t.Fatal(err)
+	}
+	found, err := m.WaitFor(ctx, `(?s)(.*?)`+node.ExitLine)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return found[1], found[2]
+}
+
+// usedDisk is a sparse raw disk on which somebody has left something.
+func usedDisk(t *testing.T, path string, size int64) string {
+	t.Helper()
+	f, err := os.Create(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if err := f.Truncate(size); err != nil {
+		t.Fatal(err)
+	}
+	left := make([]byte, 1<<20)
+	for _, at := range []int64{0, size / 2, size - int64(len(left))} {
+		if _, err := rand.Read(left); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := f.WriteAt(left, at); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return path
+}
+
+// sumOf hashes a sparse file: of each stretch of data where it is and what it
+// holds, so that zeros written into a hole count, too.
+func sumOf(t *testing.T, path string) string {
+	t.Helper()
+	f, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	h := sha256.New()
+	for at := int64(0); ; {
+		begin, err := f.Seek(at, unix.SEEK_DATA)
+		if errors.Is(err, unix.ENXIO) { // no data behind at, lseek(2)
+			return hex.EncodeToString(h.Sum(nil))
+		}
+		var end int64
+		if err == nil {
+			end, err = f.Seek(begin, unix.SEEK_HOLE)
+		}
+		if err == nil {
+			err = binary.Write(h, binary.BigEndian, [2]int64{begin, end})
+		}
+		if err == nil {
+			_, err = io.Copy(h, io.NewSectionReader(f, begin, end-begin))
+		}
+		if err != nil {
+			t.Fatal(fmt.Errorf("hash %q: %w", path, err))
+		}
+		at = end
+	}
+}
