@@ -17,6 +17,8 @@ need=(
 	veritysetup:cryptsetup-bin
 	swtpm:swtpm
 	gcc:gcc
+	/usr/lib/ipxe/ipxe.iso:ipxe
+	/usr/lib/memtest86+/memtest86+x64.iso:memtest86+
 )
 
 PATH=$PATH:/usr/sbin:/sbin

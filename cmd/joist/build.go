@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -15,6 +16,7 @@ import (
 
 func buildCommand() *cobra.Command {
 	var o build.Options
+	var times build.Times
 	var verbose bool
 	c := &cobra.Command{
 		Use:   "build",
@@ -36,7 +38,7 @@ func buildCommand() *cobra.Command {
 		if o.Out, err = filepath.Abs(o.Out); err != nil {
 			return err
 		}
-		o.Sink = progress.Lines(os.Stdout)
+		o.Sink = progress.Tee(progress.Lines(os.Stdout), times.Sink)
 		o.Log = slog.New(slog.DiscardHandler)
 		o.Say = func(l finding.List) {
 			for _, x := range l {
@@ -47,7 +49,7 @@ func buildCommand() *cobra.Command {
 		}
 		return nil
 	}
-	artefact := func(cmd *cobra.Command, make func(*build.Builder) (string, error)) error {
+	artefact := func(cmd *cobra.Command, make func(*build.Builder) (string, error)) (err error) {
 		if err := prepare(); err != nil {
 			return err
 		}
@@ -55,11 +57,12 @@ func buildCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		defer b.Close()
+		defer func() { err = errors.Join(err, b.Close()) }()
 		path, err := make(b)
 		if err != nil {
 			return err
 		}
+		times.Write(os.Stdout)
 		fmt.Println(path)
 		return nil
 	}

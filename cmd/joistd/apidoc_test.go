@@ -1,10 +1,12 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"flag"
 	"fmt"
 	"log/slog"
+	"maps"
 	"os"
 	"slices"
 	"strings"
@@ -54,18 +56,15 @@ func TestAPIDoc(t *testing.T) {
 // methodList is a table for each part of the API, in the order of its paths.
 func methodList(routes []server.Route) string {
 	parts := map[string][]string{}
+	routes = slices.SortedFunc(slices.Values(routes), func(a, b server.Route) int {
+		return cmp.Or(strings.Compare(a.Path, b.Path), strings.Compare(a.Verb, b.Verb))
+	})
 	for _, r := range routes {
 		parts[part(r.Path)] = append(parts[part(r.Path)],
 			fmt.Sprintf("| `%s` | %s | %s | %s |\n", strings.ReplaceAll(r.Path, "|", "\\|"), r.Verb, r.Text, privileges(r.Perm)))
 	}
-	names := make([]string, 0, len(parts))
-	for name := range parts {
-		names = append(names, name)
-	}
-	slices.Sort(names)
 	var b strings.Builder
-	for _, name := range names {
-		slices.Sort(parts[name])
+	for _, name := range slices.Sorted(maps.Keys(parts)) {
 		fmt.Fprintf(&b, "\n### %s\n\n| path | verb | what | needs |\n|---|---|---|---|\n%s", name, strings.Join(parts[name], ""))
 	}
 	return b.String() + "\n"

@@ -68,7 +68,7 @@ function joist_boot_<<$s>> {
 }
 
 function joist_rescue_<<$s>> {
-  linux $prefix/<<$s>>/vmlinuz joist.mode=rescue $<<$s>>_args
+  linux $prefix/<<$s>>/vmlinuz joist.mode=rescue joist.rescue=mount $<<$s>>_args
   initrd $prefix/<<$s>>/initrd
 }
 <<end>>

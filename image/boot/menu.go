@@ -90,7 +90,7 @@ menuentry "Install Joist <<.Version>> unattended" --id unattended {
   initrd /boot/initrd
 }
 menuentry "Rescue" --id rescue {
-  linux /boot/vmlinuz joist.mode=rescue joist.build=<<.BuildID>><<.Tail>>
+  linux /boot/vmlinuz joist.mode=rescue joist.rescue=mount joist.build=<<.BuildID>><<.Tail>>
   initrd /boot/initrd
 }
 `

@@ -7,10 +7,13 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"joist/internal/finding"
 	"joist/internal/progress"
@@ -37,19 +40,20 @@ type Options struct {
 
 // Builder carries one build through its steps.
 type Builder struct {
-	o      Options
-	cfg    Config
-	gotool goTool
-	client *deb.Client
-	lock   lock.Lock
-	lockOf []byte // the lock file's text
-	files  map[string]string
-	cache  string
-	work   string // emptied when the build ends
-	box    sandbox.Sandbox
-	built  time.Time
-	id     string
-	bins   map[string][]byte // program → content, by base name
+	o        Options
+	cfg      Config
+	gotool   goTool
+	client   *deb.Client
+	lock     lock.Lock
+	lockText []byte // of the lock file
+	files    map[string]string
+	cache    string
+	out      outdir
+	work     string // out.work; removed when the build ends
+	box      sandbox.Sandbox
+	built    time.Time
+	id       string
+	bins     map[string][]byte // program → content, by base name
 }
 
 // Sets of the lock.
@@ -60,54 +64,66 @@ const (
 )
 
 // New checks the configuration and prepares a build. Nothing is fetched yet.
+// Close must be called.
 func New(ctx context.Context, o Options) (*Builder, error) {
 	b := &Builder{o: o, bins: map[string][]byte{}}
-	if o.Config == "" {
-		o.Config = filepath.Join(o.Source, "joist.toml")
+	explicit := o.Config != ""
+	if !explicit {
+		b.o.Config = filepath.Join(o.Source, "joist.toml")
 	}
-	cfg, fl := LoadConfig(o.Config)
+	cfg, fl := LoadConfig(b.o.Config)
+	if _, err := os.Stat(b.o.Config); explicit && errors.Is(err, os.ErrNotExist) {
+		fl.Stopf("config-unreadable", b.o.Config, "correct the path behind --config", "the file does not exist")
+	}
 	if err := fl.Err(); err != nil {
 		return nil, err
 	}
 	b.cfg = cfg
 	var err error
-	if b.gotool, err = findGo(ctx); err != nil {
+	if b.gotool, err = findGo(ctx, o.Source); err != nil {
 		return nil, err
 	}
 	if b.cache, err = cacheDir(); err != nil {
 		return nil, err
 	}
-	if b.client, err = deb.New(deb.Config{Mirror: o.Mirror, Log: o.Log}); err != nil {
+	if b.client, err = deb.New(deb.Config{Mirror: o.Mirror, Cache: filepath.Join(b.cache, "pool"), Log: o.Log}); err != nil {
 		return nil, err
 	}
-	if err := os.MkdirAll(o.Out, 0o755); err != nil {
-		return nil, fmt.Errorf("make the output folder: %w", err)
+	if b.built, err = b.buildTime(ctx); err != nil {
+		return nil, err
 	}
-	if b.work, err = os.MkdirTemp(o.Out, ".work-"); err != nil {
-		return nil, fmt.Errorf("make a work folder: %w", err)
+	b.out, err = openOut(ctx, o.Out, func() {
+		b.o.Say(finding.List{{Level: finding.Warn, Code: "build-waits", Path: o.Out, Text: "another build writes to this folder; waiting for it to end"}})
+	})
+	if err != nil {
+		return nil, explainFull(err, o.Out, b.cache)
 	}
-	b.built = b.buildTime(ctx)
+	b.work = b.out.work
 	return b, nil
 }
 
 // Close removes what the build does not leave behind.
-func (b *Builder) Close() error { return os.RemoveAll(b.work) }
+func (b *Builder) Close() error { return b.out.close() }
 
-// buildTime is the time in every file of the image: SOURCE_DATE_EPOCH, else
-// that of the last commit, else now.
-func (b *Builder) buildTime(ctx context.Context) time.Time {
+// buildTime is the time in every file of the image: SOURCE_DATE_EPOCH
+// (reproducible-builds.org/specs/source-date-epoch), else that of the last
+// commit, else now.
+func (b *Builder) buildTime(ctx context.Context) (time.Time, error) {
 	if s := os.Getenv("SOURCE_DATE_EPOCH"); s != "" {
-		if n, err := strconv.ParseInt(s, 10, 64); err == nil {
-			return time.Unix(n, 0).UTC()
+		n, err := strconv.ParseInt(s, 10, 64)
+		if err != nil || n < 0 || n >= 1<<32 {
+			return time.Time{}, fmt.Errorf("read SOURCE_DATE_EPOCH: %q is not a number of seconds since 1970", s)
 		}
+		return time.Unix(n, 0).UTC(), nil
 	}
-	out, err := run.OS{}.Run(ctx, run.Cmd{Path: "git", Args: []string{"log", "-1", "--format=%ct"}, Dir: b.o.Source, Env: os.Environ()})
+	// The checkout may belong to another user, whom git does not trust.
+	out, err := run.OS{}.Run(ctx, run.Cmd{Path: "git", Args: []string{"-c", "safe.directory=*", "log", "-1", "--format=%ct"}, Dir: b.o.Source, Env: os.Environ()})
 	if err == nil {
 		if n, err := strconv.ParseInt(strings.TrimSpace(string(out)), 10, 64); err == nil {
-			return time.Unix(n, 0).UTC()
+			return time.Unix(n, 0).UTC(), nil
 		}
 	}
-	return time.Now().UTC().Truncate(time.Second)
+	return time.Now().UTC().Truncate(time.Second), ctx.Err()
 }
 
 // prepare does what every artefact needs: the lock, the packages of its sets
@@ -117,6 +133,10 @@ func (b *Builder) prepare(ctx context.Context, sets ...string) error {
 		return err
 	}
 	if err := b.fetch(ctx, append(sets, setTools)...); err != nil {
+		return err
+	}
+	// A kept copy that no build used for a while belongs to an older lock.
+	if err := deb.PruneKept(b.keptDir(), time.Now().Add(-keepFor)); err != nil {
 		return err
 	}
 	return b.tools(ctx)
@@ -135,7 +155,7 @@ func (b *Builder) loadLock(ctx context.Context) error {
 			return fmt.Errorf("read joist.lock: %w", err)
 		}
 		if l.Config == b.cfg.resolveDigest() {
-			b.lock, b.lockOf = l, text
+			b.lock, b.lockText = l, text
 			return nil
 		}
 		if b.o.Locked {
@@ -184,10 +204,10 @@ func (b *Builder) resolve(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if err := os.WriteFile(b.lockFile(), text, 0o644); err != nil {
+		if err := replaceFile(b.lockFile(), text); err != nil {
 			return fmt.Errorf("write joist.lock: %w", err)
 		}
-		b.lock, b.lockOf = l, text
+		b.lock, b.lockText = l, text
 		return nil
 	})
 }
@@ -219,15 +239,26 @@ func (b *Builder) fetch(ctx context.Context, sets ...string) error {
 	return get()
 }
 
+// keepFor is how long the caches hold what no build uses.
+const keepFor = 7 * 24 * time.Hour
+
+// keptDir holds packages in a form that unpacks quickly, by their hash.
+func (b *Builder) keptDir() string { return filepath.Join(b.cache, "unpacked") }
+
 // open opens the packages of one set.
 func (b *Builder) open(set string) ([]unpack.Package, error) {
-	var out []unpack.Package
-	for _, p := range b.lock.Set(set) {
-		d, err := deb.Open(b.files[p.Name])
-		if err != nil {
-			return nil, fmt.Errorf("open package %s: %w", p.Name, err)
-		}
-		out = append(out, d)
+	list := b.lock.Set(set)
+	out := make([]unpack.Package, len(list))
+	var g errgroup.Group
+	g.SetLimit(runtime.GOMAXPROCS(0))
+	for i, p := range list {
+		g.Go(func() (err error) {
+			if out[i], err = deb.Open(b.files[p.Name]); err != nil {
+				return fmt.Errorf("open package %s: %w", p.Name, err)
+			}
+			out[i].Keep(filepath.Join(b.keptDir(), p.SHA256))
+			return nil
+		})
 	}
-	return out, nil
+	return out, g.Wait()
 }

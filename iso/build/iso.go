@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"strings"
 
+	"golang.org/x/sync/errgroup"
+
 	"joist/image/boot"
 	"joist/image/disk"
 	"joist/installer/answer"
@@ -26,26 +28,51 @@ const (
 
 // ISO builds the installable image and returns its path.
 func (b *Builder) ISO(ctx context.Context) (string, error) {
+	path, err := b.iso(ctx)
+	return path, explainFull(err, b.o.Out, b.cache)
+}
+
+func (b *Builder) iso(ctx context.Context) (string, error) {
 	text, err := b.answer()
 	if err != nil {
 		return "", err
 	}
-	if err := b.prepare(ctx, setImage); err != nil {
-		return "", err
-	}
-	if err := b.compile(ctx); err != nil {
-		return "", err
-	}
-	s, err := b.system(ctx)
+	root, err := b.inputs(ctx)
 	if err != nil {
 		return "", err
 	}
-	out := filepath.Join(b.o.Out, fmt.Sprintf("joist-%s-amd64.iso", b.cfg.Version))
-	err = b.o.Sink.Do("write medium", func(func(n, of int64)) error { return b.medium(ctx, s, text, out) })
+	s, err := b.system(ctx, root)
 	if err != nil {
 		return "", err
 	}
-	return out, b.accompany(s, out)
+	name := fmt.Sprintf("joist-%s-amd64", b.cfg.Version)
+	err = b.o.Sink.Do("write medium", func(func(n, of int64)) error {
+		if err := b.medium(ctx, s, text); err != nil {
+			return err
+		}
+		return b.out.publish(map[string]string{name + ".iso": "medium.iso", name + ".manifest.json": "manifest.json"}, name+".iso")
+	})
+	return filepath.Join(b.o.Out, name+".iso"), err
+}
+
+// inputs makes what the system is put together from. Go's compiler and the
+// packages do not wait for each other.
+func (b *Builder) inputs(ctx context.Context) (root *tree.Node, err error) {
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return b.compile(ctx) })
+	g.Go(func() error {
+		if err := b.prepare(ctx, setImage); err != nil {
+			return err
+		}
+		return b.o.Sink.Do("unpack system", func(func(n, of int64)) (err error) {
+			root, err = b.packages(ctx)
+			return err
+		})
+	})
+	if err := g.Wait(); err != nil {
+		return nil, err
+	}
+	return root, b.compileC(ctx)
 }
 
 // answer reads and checks the answer file before anything long begins.
@@ -66,7 +93,7 @@ func (b *Builder) answer() ([]byte, error) {
 }
 
 // medium gathers the medium's files in the work folder and writes the image.
-func (b *Builder) medium(ctx context.Context, s System, text []byte, out string) error {
+func (b *Builder) medium(ctx context.Context, s System, text []byte) error {
 	files := map[string]string{} // path on the medium → path in the sandbox
 	put := func(at, local string) { files[at] = "/host/work/" + local }
 	save := func(at, local string, c []byte) error {
@@ -131,7 +158,10 @@ func (b *Builder) medium(ctx context.Context, s System, text []byte, out string)
 	if err := media.Write(ctx, b.box, spec, "/host/work/medium.iso"); err != nil {
 		return explain(err)
 	}
-	return os.Rename(filepath.Join(b.work, "medium.iso"), out)
+	if text != nil { // an answer may hold secrets
+		return os.Chmod(filepath.Join(b.work, "medium.iso"), 0o600)
+	}
+	return nil
 }
 
 func (b *Builder) consoles() []string {
@@ -168,31 +198,10 @@ func (b *Builder) efiImage(name string) error {
 	if err != nil {
 		return err
 	}
-	f, err := os.Create(name)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	if err := f.Truncate(fat.Size); err != nil {
-		return err
-	}
-	return vol.Write(f)
-}
-
-// accompany writes what goes beside the artefact: manifest and checksum.
-func (b *Builder) accompany(s System, artefact string) error {
-	manifest, err := s.Manifest.Encode()
-	if err != nil {
-		return err
-	}
-	base := strings.TrimSuffix(artefact, ".iso")
-	if err := os.WriteFile(base+".manifest.json", manifest, 0o644); err != nil {
-		return err
-	}
-	d, err := describe(artefact)
-	if err != nil {
-		return err
-	}
-	line := fmt.Sprintf("%s  %s\n", d.SHA256, filepath.Base(artefact))
-	return os.WriteFile(filepath.Join(b.o.Out, "SHA256SUMS"), []byte(line), 0o644)
+	return writeFile(name, func(f *os.File) error {
+		if err := f.Truncate(fat.Size); err != nil {
+			return err
+		}
+		return vol.Write(f)
+	})
 }

@@ -2,10 +2,12 @@ package build
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/user"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"joist/internal/run"
@@ -21,19 +23,22 @@ var programs = []struct {
 	{"./cmd/joist-install", "/usr/sbin/joist-install", false},
 	{"./cmd/joistd", "/usr/sbin/joistd", false},
 	{"./cmd/joist", "/usr/bin/joist", false},
-	// {"./cmd/joist-lxc", "/usr/libexec/joist/joist-lxc", true},
+	{"./cmd/joist-lxc", "/usr/libexec/joist/joist-lxc", true},
 }
 
 // goTool is the Go tool chain of the building machine.
 type goTool struct {
-	path, root, modCache, cache, proxy string
+	path, root, modCache string
+	env                  []string // of every call
 }
 
-func findGo(ctx context.Context) (goTool, error) {
-	var g goTool
-	for dir := range strings.SplitSeq(os.Getenv("PATH"), ":") {
+// findGo asks the go command in PATH about the sources' tool chain: an older
+// Go fetches the one that go.mod names and then speaks for that.
+func findGo(ctx context.Context, src string) (goTool, error) {
+	g := goTool{env: goEnv(os.Environ())}
+	for _, dir := range filepath.SplitList(os.Getenv("PATH")) {
 		p := filepath.Join(dir, "go")
-		if st, err := os.Stat(p); err == nil && !st.IsDir() {
+		if st, err := os.Stat(p); err == nil && !st.IsDir() && st.Mode()&0o111 != 0 {
 			g.path = p
 			break
 		}
@@ -41,24 +46,41 @@ func findGo(ctx context.Context) (goTool, error) {
 	if g.path == "" {
 		return g, fmt.Errorf("find Go: no go in PATH; install Go 1.21 or newer and try again")
 	}
-	out, err := run.OS{}.Run(ctx, run.Cmd{Path: g.path, Args: []string{"env", "GOROOT", "GOMODCACHE", "GOCACHE", "GOPROXY"}, Env: os.Environ()})
+	out, err := run.OS{}.Run(ctx, run.Cmd{Path: g.path, Args: []string{"env", "GOROOT", "GOMODCACHE"}, Env: g.env, Dir: src})
 	if err != nil {
-		return g, fmt.Errorf("ask Go for its folders: %w", err)
+		return g, fmt.Errorf("ask Go for its folders: %w", explain(err))
 	}
 	f := strings.Split(strings.TrimRight(string(out), "\n"), "\n")
-	if len(f) != 4 {
+	if len(f) != 2 || !filepath.IsAbs(f[0]) || !filepath.IsAbs(f[1]) {
 		return g, fmt.Errorf("ask Go for its folders: unexpected answer %q", out)
 	}
-	g.root, g.modCache, g.cache, g.proxy = f[0], f[1], f[2], f[3]
+	g.root, g.modCache = f[0], f[1]
 	return g, nil
 }
 
-// compile builds the programs without cgo into dir. Paths and build ids are
-// left out, so that the same sources give the same bytes anywhere.
+// goEnv is the environment of the go command without what would change the
+// programs: the person's flags, workspace, experiments and target.
+func goEnv(environ []string) []string {
+	var env []string
+	for _, e := range environ {
+		switch name, _, _ := strings.Cut(e, "="); name {
+		case "GOFLAGS", "GOWORK", "GOEXPERIMENT", "GOFIPS140", "GOOS", "GOARCH", "GOAMD64", "CGO_ENABLED":
+		default:
+			env = append(env, e)
+		}
+	}
+	return append(env, "GOFLAGS=", "GOWORK=off", "GOEXPERIMENT=", "GOFIPS140=off", "GOOS=linux", "GOARCH=amd64", "GOAMD64=v1")
+}
+
+// buildArgs leave paths and build ids out, so that the same sources give the
+// same bytes anywhere.
+func buildArgs(out string, pkgs ...string) []string {
+	return append([]string{"build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w -buildid=", "-o", out}, pkgs...)
+}
+
+// compile builds the programs without cgo into dir.
 func (g goTool) compile(ctx context.Context, src, dir string, pkgs []string) error {
-	args := append([]string{"build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w -buildid=", "-o", dir + "/"}, pkgs...)
-	env := append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH=amd64", "GOAMD64=v1")
-	_, err := run.OS{}.Run(ctx, run.Cmd{Path: g.path, Args: args, Env: env, Dir: src})
+	_, err := run.OS{}.Run(ctx, run.Cmd{Path: g.path, Args: buildArgs(dir+"/", pkgs...), Env: append(slices.Clone(g.env), "CGO_ENABLED=0"), Dir: src})
 	if err != nil {
 		return fmt.Errorf("compile %s: %w", strings.Join(pkgs, " "), explain(err))
 	}
@@ -66,27 +88,29 @@ func (g goTool) compile(ctx context.Context, src, dir string, pkgs []string) err
 }
 
 // compileC builds a cgo program with the compiler and the libraries of the
-// sandbox. Modules must be downloaded already: nothing is fetched in there.
-func (g goTool) compileC(ctx context.Context, box sandbox.Sandbox, src, out, pkg string) error {
-	if _, err := (run.OS{}).Run(ctx, run.Cmd{Path: g.path, Args: []string{"mod", "download", "github.com/lxc/go-lxc", "golang.org/x/sys"}, Env: os.Environ(), Dir: src}); err != nil {
-		return fmt.Errorf("download Go modules: %w", explain(err))
+// sandbox into the work folder. Nothing is fetched in there: listing what the
+// program is made of downloads it first. cache is kept between builds.
+func (g goTool) compileC(ctx context.Context, box sandbox.Sandbox, src, cache, out, pkg string) error {
+	_, err := run.OS{}.Run(ctx, run.Cmd{Path: g.path, Args: []string{"list", "-deps", pkg}, Env: append(slices.Clone(g.env), "CGO_ENABLED=1"), Dir: src})
+	if err != nil {
+		return fmt.Errorf("download what %s is made of: %w", pkg, explain(err))
 	}
-	cache := filepath.Join(filepath.Dir(out), "go-cache")
-	if err := os.MkdirAll(cache, 0o755); err != nil {
-		return err
+	for _, dir := range []string{cache, g.modCache} {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return fmt.Errorf("make a cache: %w", err)
+		}
 	}
 	box = box.With(
 		sandbox.Bind{Host: g.root, Inside: "/host/go", ReadOnly: true},
 		sandbox.Bind{Host: g.modCache, Inside: "/host/mod", ReadOnly: true},
 		sandbox.Bind{Host: src, Inside: "/host/src", ReadOnly: true},
 		sandbox.Bind{Host: cache, Inside: "/host/cache"},
-		sandbox.Bind{Host: filepath.Dir(out), Inside: "/host/out"},
 	)
-	_, err := box.Run(ctx, run.Cmd{
+	_, err = box.Run(ctx, run.Cmd{
 		Path: "/host/go/bin/go",
-		Args: []string{"build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w -buildid=", "-o", "/host/out/" + filepath.Base(out), pkg},
-		Env: []string{"PATH=/host/go/bin:/usr/sbin:/usr/bin", "HOME=/tmp", "GOROOT=/host/go", "GOMODCACHE=/host/mod", "GOCACHE=/host/cache", "GOTMPDIR=/tmp",
-			"GOFLAGS=-mod=mod", "GOPROXY=off", "GOSUMDB=off", "GOTOOLCHAIN=local", "CGO_ENABLED=1", "CC=gcc", "LC_ALL=C.UTF-8"},
+		Args: buildArgs(out, pkg),
+		Env: goEnv([]string{"PATH=/host/go/bin:/usr/sbin:/usr/bin", "HOME=/tmp", "GOENV=off", "GOROOT=/host/go", "GOMODCACHE=/host/mod", "GOCACHE=/host/cache",
+			"GOTMPDIR=/tmp", "GOPROXY=off", "GOSUMDB=off", "GOTOOLCHAIN=local", "CC=gcc", "CGO_ENABLED=1", "LC_ALL=C.UTF-8", "TZ=UTC"}),
 		Dir: "/host/src",
 	})
 	if err != nil {
@@ -99,7 +123,7 @@ func (g goTool) compileC(ctx context.Context, box sandbox.Sandbox, src, out, pkg
 // says nothing.
 func explain(err error) error {
 	var e *run.Error
-	if ok := asRun(err, &e); ok && len(e.Stderr) > 0 {
+	if errors.As(err, &e) && strings.Contains(strings.TrimSpace(string(e.Stderr)), "\n") {
 		return fmt.Errorf("%w\n%s", err, strings.TrimSpace(string(e.Stderr)))
 	}
 	return err

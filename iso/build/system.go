@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -20,6 +21,7 @@ import (
 
 	"joist/image/boot"
 	"joist/image/verity"
+	"joist/internal/finding"
 	"joist/internal/run"
 	"joist/rootfs/initramfs"
 	"joist/rootfs/overlay"
@@ -35,17 +37,9 @@ type System struct {
 	Parts                  initramfs.Parts
 }
 
-// system builds the three files.
-func (b *Builder) system(ctx context.Context) (System, error) {
+// system builds the three files from the packages' tree.
+func (b *Builder) system(ctx context.Context, root *tree.Node) (System, error) {
 	var s System
-	var root *tree.Node
-	err := b.o.Sink.Do("unpack system", func(func(n, of int64)) (err error) {
-		root, err = b.systemTree(ctx)
-		return err
-	})
-	if err != nil {
-		return s, err
-	}
 	release, err := kernelRelease(root)
 	if err != nil {
 		return s, err
@@ -59,39 +53,30 @@ func (b *Builder) system(ctx context.Context) (System, error) {
 	if err := b.indexModules(ctx, root, release); err != nil {
 		return s, err
 	}
-	s.Kernel = filepath.Join(b.work, "vmlinuz")
+	s.Kernel = filepath.Join(b.work, boot.FileKernel)
 	if err := copyOut(root, "/boot/vmlinuz-"+release, s.Kernel); err != nil {
-		return s, err
+		return s, fmt.Errorf("take the kernel: %w", err)
 	}
-	s.Initrd = filepath.Join(b.work, "initrd")
+	s.Initrd = filepath.Join(b.work, boot.FileInitrd)
 	err = b.o.Sink.Do("pack initrd", func(func(n, of int64)) error {
-		f, err := os.Create(s.Initrd)
-		if err != nil {
+		return writeFile(s.Initrd, func(f *os.File) (err error) {
+			s.Parts, err = initramfs.Write(f, initramfs.Spec{System: root, Kernel: release, Init: b.bins["joist-init"], Build: build})
 			return err
-		}
-		defer f.Close()
-		s.Parts, err = initramfs.Write(f, initramfs.Spec{System: root, Kernel: release, Init: b.bins["joist-init"], Build: build})
-		return err
+		})
 	})
 	if err != nil {
 		return s, err
 	}
-	if err := b.finish(root, build); err != nil {
+	if err := b.complete(root, build); err != nil {
 		return s, err
 	}
-	fl := append(unpack.CheckLibraries(root), unpack.DanglingLinks(root)...)
-	b.o.Say(fl)
-	if err := fl.Err(); err != nil {
-		return s, err
-	}
-	s.Squash = filepath.Join(b.work, "system.sqfs")
-	err = b.o.Sink.Do("compress system", func(func(n, of int64)) error { return b.squash(ctx, root, "system.sqfs") })
+	s.Squash = filepath.Join(b.work, boot.FileSystem)
+	err = b.o.Sink.Do("compress system", func(func(n, of int64)) error { return b.squash(ctx, root, boot.FileSystem) })
 	if err != nil {
 		return s, err
 	}
-	err = b.o.Sink.Do("hash system", func(func(n, of int64)) error {
-		s.Manifest.VerityRoot, err = b.verity(s.Squash)
-		if err != nil {
+	err = b.o.Sink.Do("hash system", func(func(n, of int64)) (err error) {
+		if s.Manifest.VerityRoot, err = b.verity(s.Squash); err != nil {
 			return err
 		}
 		s.Manifest.Files = map[string]boot.File{}
@@ -105,9 +90,9 @@ func (b *Builder) system(ctx context.Context) (System, error) {
 	return s, err
 }
 
-// systemTree merges packages, rules, our files and programs. What belongs to
-// the initrd alone is still in it.
-func (b *Builder) systemTree(ctx context.Context) (*tree.Node, error) {
+// packages merges the packages of the image, puts the rules of package policy
+// in the place of their scripts and checks that its tables name all there is.
+func (b *Builder) packages(ctx context.Context) (*tree.Node, error) {
 	pkgs, err := b.open(setImage)
 	if err != nil {
 		return nil, err
@@ -123,28 +108,33 @@ func (b *Builder) systemTree(ctx context.Context) (*tree.Node, error) {
 	if err := unpack.Apply(root, pkgs); err != nil {
 		return nil, err
 	}
-	fl = append(fl, unpack.PruneScripts(root)...)
-	b.o.Say(fl)
-	if err := fl.Err(); err != nil {
-		return nil, err
+	for _, check := range []func(*tree.Node) finding.List{unpack.PruneScripts, unpack.Privileges, unpack.Accounts, unpack.UdevRules} {
+		fl = append(fl, check(root)...)
 	}
+	b.o.Say(fl)
+	return root, fl.Err()
+}
+
+// complete adds what is ours and makes the tree what the node will see; what
+// belongs to the initrd alone goes.
+func (b *Builder) complete(root *tree.Node, build []byte) error {
 	for p, text := range map[string]string{"/etc/passwd": policy.Passwd(), "/etc/group": policy.Groups()} {
 		if err := root.AddFile(p, 0o644, tree.Bytes(text)); err != nil {
-			return nil, err
+			return err
 		}
 	}
 	if err := root.Set("/etc/shadow", &tree.Node{Mode: 0o640, GID: 42, Data: tree.Bytes(policy.Shadow()), Origin: "joist"}); err != nil {
-		return nil, err
+		return err
 	}
 	if err := overlay.Apply(root); err != nil {
-		return nil, err
+		return err
 	}
 	if err := certificates(root); err != nil {
-		return nil, err
+		return err
 	}
 	for _, p := range programs {
 		if err := root.AddFile(p.dest, 0o755, tree.Bytes(b.bins[filepath.Base(p.pkg)])); err != nil {
-			return nil, err
+			return err
 		}
 	}
 	for link, target := range map[string]string{
@@ -152,10 +142,15 @@ func (b *Builder) systemTree(ctx context.Context) (*tree.Node, error) {
 		"/etc/resolv.conf": "/run/joist/resolv.conf", "/etc/mtab": "/proc/self/mounts",
 	} {
 		if err := root.AddLink(link, target); err != nil {
-			return nil, err
+			return err
 		}
 	}
-	return root, nil
+	if err := b.finish(root, build); err != nil {
+		return err
+	}
+	fl := append(unpack.CheckLibraries(root), unpack.DanglingLinks(root)...)
+	b.o.Say(fl)
+	return fl.Err()
 }
 
 // certificates joins the certificate authorities into the bundle programs read.
@@ -187,7 +182,7 @@ func kernelRelease(root *tree.Node) (string, error) {
 // buildID names the inputs of this build.
 func (b *Builder) buildID() string {
 	h := sha256.New()
-	fmt.Fprintf(h, "%+v\n%s\n%d\n", b.cfg, b.lockOf, b.built.Unix())
+	fmt.Fprintf(h, "%+v\n%s\n%d\n", b.cfg, b.lockText, b.built.Unix())
 	for _, name := range slices.Sorted(maps.Keys(b.bins)) {
 		fmt.Fprintf(h, "%s %x\n", name, sha256.Sum256(b.bins[name]))
 	}
@@ -275,19 +270,25 @@ func (b *Builder) finish(root *tree.Node, build []byte) error {
 // file of the image ever lies on the building machine's disk uncompressed.
 func (b *Builder) squash(ctx context.Context, root *tree.Node, name string) error {
 	r, w := io.Pipe()
-	go func() { w.CloseWithError(root.WriteTar(w, b.built)) }()
+	fed := make(chan error, 1)
+	go func() {
+		err := root.WriteTar(w, b.built)
+		w.CloseWithError(err)
+		fed <- err
+	}()
 	epoch := strconv.FormatInt(b.built.Unix(), 10)
 	_, err := b.box.Run(ctx, run.Cmd{
 		Path: "/usr/bin/sqfstar",
 		Args: []string{"-comp", "zstd", "-Xcompression-level", strconv.Itoa(b.cfg.Image.Compression), "-b", "131072",
-			"-mkfs-time", epoch, "-all-time", epoch, "-root-mode", "0755", "-root-uid", "0", "-root-gid", "0", "-root-time", epoch, "-no-progress", "-quiet", "/host/work/" + name},
+			"-mkfs-time", epoch, "-all-time", epoch, "-no-progress", "-quiet", "/host/work/" + name},
 		Stdin: r, Dir: "/host/work",
 	})
-	r.CloseWithError(err)
-	if err != nil {
-		return explain(err)
+	r.CloseWithError(io.ErrClosedPipe)
+	// Of the two, the tree's own error is the cause; a closed pipe is not.
+	if e := <-fed; e != nil && !errors.Is(e, io.ErrClosedPipe) {
+		return e
 	}
-	return nil
+	return explain(err)
 }
 
 // verity pads the image and appends its hash tree. The salt comes from the
@@ -297,7 +298,7 @@ func (b *Builder) verity(name string) (root string, err error) {
 	if err != nil {
 		return "", err
 	}
-	defer f.Close()
+	defer func() { err = errors.Join(err, f.Close()) }()
 	st, err := f.Stat()
 	if err != nil {
 		return "", err
@@ -309,6 +310,15 @@ func (b *Builder) verity(name string) (root string, err error) {
 	salt := sha256.Sum256([]byte("joist verity salt " + b.id))
 	root, _, err = verity.Append(f, size, salt[:])
 	return root, err
+}
+
+// writeFile makes a file of what f writes.
+func writeFile(name string, f func(*os.File) error) error {
+	w, err := os.Create(name)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f(w), w.Close())
 }
 
 func describe(name string) (boot.File, error) {

@@ -2,6 +2,7 @@ package build
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -51,6 +52,11 @@ func (b *Builder) Template(ctx context.Context, name string) (string, error) {
 	if name != "debian" {
 		return "", fmt.Errorf("build template %q: only debian is known", name)
 	}
+	path, err := b.template(ctx)
+	return path, explainFull(err, b.o.Out, b.cache)
+}
+
+func (b *Builder) template(ctx context.Context) (string, error) {
 	if err := b.prepare(ctx, setGuest); err != nil {
 		return "", err
 	}
@@ -62,9 +68,14 @@ func (b *Builder) Template(ctx context.Context, name string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	out := filepath.Join(b.o.Out, fmt.Sprintf("debian-13-standard_%s-1_amd64.tar.zst", b.cfg.Version))
-	err = b.o.Sink.Do("compress template", func(func(n, of int64)) error { return compress(filepath.Join(b.work, "template.tar"), out) })
-	return out, err
+	out := fmt.Sprintf("debian-13-standard_%s-1_amd64.tar.zst", b.cfg.Version)
+	err = b.o.Sink.Do("compress template", func(func(n, of int64)) error {
+		if err := compress(filepath.Join(b.work, "template.tar"), filepath.Join(b.work, "template.tar.zst")); err != nil {
+			return err
+		}
+		return b.out.publish(map[string]string{out: "template.tar.zst"}, out)
+	})
+	return filepath.Join(b.o.Out, out), err
 }
 
 // unpackTemplate lays the files out so that dpkg and a shell can run; dpkg
@@ -179,7 +190,7 @@ func (b *Builder) configureTemplate(ctx context.Context, root string) error {
 			"--", "/usr/bin/sh", "-c", configure},
 		Env: []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C.UTF-8", "HOME=/root", "TZ=UTC",
 			// A real chown would fail with EINVAL, which fakeroot does not expect.
-			"FAKEROOTDONTTRYCHOWN=1", fmt.Sprintf("EPOCH=%d", b.built.Unix())},
+			"FAKEROOTDONTTRYCHOWN=1", fmt.Sprintf("EPOCH=%d", b.built.Unix()), fmt.Sprintf("SOURCE_DATE_EPOCH=%d", b.built.Unix())},
 	})
 	return explain(err)
 }
@@ -193,15 +204,10 @@ func linkOrCopy(from, to string) error {
 		return err
 	}
 	defer r.Close()
-	w, err := os.Create(to)
-	if err != nil {
+	return writeFile(to, func(f *os.File) error {
+		_, err := io.Copy(f, r)
 		return err
-	}
-	if _, err := io.Copy(w, r); err != nil {
-		w.Close()
-		return err
-	}
-	return w.Close()
+	})
 }
 
 func compress(from, to string) error {
@@ -210,26 +216,12 @@ func compress(from, to string) error {
 		return err
 	}
 	defer r.Close()
-	f, err := os.CreateTemp(filepath.Dir(to), ".template-")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(f.Name())
-	z, err := zstd.NewWriter(f, zstd.WithEncoderLevel(zstd.SpeedBetterCompression))
-	if err != nil {
-		return err
-	}
-	if _, err := io.Copy(z, r); err != nil {
-		return err
-	}
-	if err := z.Close(); err != nil {
-		return err
-	}
-	if err := f.Chmod(0o644); err != nil {
-		return err
-	}
-	if err := f.Close(); err != nil {
-		return err
-	}
-	return os.Rename(f.Name(), to)
+	return writeFile(to, func(f *os.File) error {
+		z, err := zstd.NewWriter(f, zstd.WithEncoderLevel(zstd.SpeedBetterCompression))
+		if err != nil {
+			return err
+		}
+		_, err = io.Copy(z, r)
+		return errors.Join(err, z.Close())
+	})
 }

@@ -4,17 +4,16 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
+	"time"
 
 	"joist/internal/run"
 	"joist/rootfs/sandbox"
 	"joist/rootfs/unpack"
 )
-
-func asRun(err error, e **run.Error) bool { return errors.As(err, e) }
 
 // tools unpacks the sandbox's packages, once for each set of hashes, into the
 // cache.
@@ -25,44 +24,76 @@ func (b *Builder) tools(ctx context.Context) error {
 	}
 	dir := filepath.Join(b.cache, "sandbox", hex.EncodeToString(h.Sum(nil))[:16])
 	b.box = sandbox.Sandbox{Root: dir, Binds: []sandbox.Bind{{Host: b.work, Inside: "/host/work"}}}
-	if _, err := os.Stat(dir); err == nil {
-		return nil
-	}
 	return b.o.Sink.Do("unpack build tools", func(func(n, of int64)) error {
-		pkgs, err := b.open(setTools)
-		if err != nil {
-			return err
-		}
-		// What scripts of tools would do (alternatives, caches) no tool needs.
-		root, fl, err := unpack.Tree(ctx, pkgs, unpack.Options{Drop: false, Accept: acceptAll(pkgs)})
-		if err != nil {
-			return err
-		}
-		if err := fl.Err(); err != nil {
-			return err
-		}
 		if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
 			return err
 		}
-		tmp, err := os.MkdirTemp(filepath.Dir(dir), ".new-")
+		lock, err := lockFile(ctx, filepath.Join(b.cache, "sandbox.lock"), nil)
 		if err != nil {
-			return err
+			return fmt.Errorf("lock the cache: %w", err)
 		}
-		defer os.RemoveAll(tmp)
-		if err := os.Chmod(tmp, 0o755); err != nil {
-			return err
+		defer lock.Close()
+		if err := pruneTools(filepath.Dir(dir), filepath.Base(dir), time.Now().Add(-keepFor)); err != nil {
+			return fmt.Errorf("remove old build tools: %w", err)
 		}
-		if err := root.WriteDir(tmp); err != nil {
-			return err
+		now := time.Now()
+		if os.Chtimes(dir, now, now) == nil {
+			return nil // it is there
 		}
-		if err := sandbox.Prepare(tmp); err != nil {
-			return err
-		}
-		if err := os.Rename(tmp, dir); err != nil && !errors.Is(err, os.ErrExist) {
-			return err
-		}
-		return nil
+		return b.unpackTools(ctx, dir)
 	})
+}
+
+// pruneTools removes sandboxes that no build used since the given time, and
+// those that a killed build left unfinished. The cache must be locked.
+func pruneTools(dir, keep string, since time.Time) error {
+	list, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	for _, e := range list {
+		st, err := e.Info()
+		if err != nil || e.Name() == keep || !strings.HasPrefix(e.Name(), newTools) && st.ModTime().After(since) {
+			continue
+		}
+		if err := removeAll(filepath.Join(dir, e.Name())); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+const newTools = ".new-"
+
+// unpackTools writes the tools' tree to dir, which appears when it is whole.
+func (b *Builder) unpackTools(ctx context.Context, dir string) error {
+	pkgs, err := b.open(setTools)
+	if err != nil {
+		return err
+	}
+	// What scripts of tools would do (alternatives, caches) no tool needs.
+	root, fl, err := unpack.Tree(ctx, pkgs, unpack.Options{Drop: false, Accept: acceptAll(pkgs)})
+	if err != nil {
+		return err
+	}
+	if err := fl.Err(); err != nil {
+		return err
+	}
+	tmp, err := os.MkdirTemp(filepath.Dir(dir), newTools)
+	if err != nil {
+		return err
+	}
+	defer removeAll(tmp) // after the rename there is none of that name
+	if err := os.Chmod(tmp, 0o755); err != nil {
+		return err
+	}
+	if err := root.WriteDir(tmp); err != nil {
+		return fmt.Errorf("write the tools: %w", err)
+	}
+	if err := sandbox.Prepare(tmp); err != nil {
+		return err
+	}
+	return os.Rename(tmp, dir)
 }
 
 func acceptAll(pkgs []unpack.Package) map[string]bool {
@@ -79,54 +110,61 @@ func acceptAll(pkgs []unpack.Package) map[string]bool {
 	return m
 }
 
-// compile builds Joist's own programs.
+// compile builds those of Joist's own programs that need no C.
 func (b *Builder) compile(ctx context.Context) error {
 	return b.o.Sink.Do("compile programs", func(func(n, of int64)) error {
-		var pure []string
-		dir := filepath.Join(b.work, "bin")
-		if err := os.MkdirAll(dir, 0o755); err != nil {
-			return err
-		}
+		var pkgs []string
 		for _, p := range programs {
 			if !p.cgo {
-				pure = append(pure, p.pkg)
+				pkgs = append(pkgs, p.pkg)
 			}
 		}
-		if err := b.gotool.compile(ctx, b.o.Source, dir, pure); err != nil {
+		dir := filepath.Join(b.work, "bin")
+		if err := os.Mkdir(dir, 0o755); err != nil {
 			return err
 		}
-		for _, p := range programs {
-			name := filepath.Base(p.pkg)
-			if p.cgo {
-				if err := b.compileC(ctx, p.pkg, filepath.Join(dir, name)); err != nil {
-					return err
-				}
-			}
-			c, err := os.ReadFile(filepath.Join(dir, name))
-			if err != nil {
-				return err
-			}
-			b.bins[name] = c
+		if err := b.gotool.compile(ctx, b.o.Source, dir, pkgs); err != nil {
+			return err
 		}
-		return nil
+		return b.collect(dir, false)
 	})
 }
 
-// compileC keeps Go's build cache for the sandbox beside the sandbox itself.
-func (b *Builder) compileC(ctx context.Context, pkg, out string) error {
-	dir := filepath.Join(b.cache, "cgo-"+filepath.Base(b.box.Root))
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return err
+// compileC builds the others with the compiler of the sandbox. Go
+// itself knows which of its cached results belong to which compiler.
+func (b *Builder) compileC(ctx context.Context) error {
+	return b.o.Sink.Do("compile C programs", func(func(n, of int64)) error {
+		dir := filepath.Join(b.work, "cbin")
+		if err := os.Mkdir(dir, 0o755); err != nil {
+			return err
+		}
+		cache := filepath.Join(b.cache, "cgo")
+		for _, p := range programs {
+			if !p.cgo {
+				continue
+			}
+			if err := b.gotool.compileC(ctx, b.box, b.o.Source, cache, "/host/work/cbin/"+filepath.Base(p.pkg), p.pkg); err != nil {
+				return err
+			}
+		}
+		return b.collect(dir, true)
+	})
+}
+
+// collect reads the compiled programs.
+func (b *Builder) collect(dir string, cgo bool) error {
+	for _, p := range programs {
+		if p.cgo != cgo {
+			continue
+		}
+		name := filepath.Base(p.pkg)
+		c, err := os.ReadFile(filepath.Join(dir, name))
+		if err != nil {
+			return err
+		}
+		b.bins[name] = c
 	}
-	tmp := filepath.Join(dir, filepath.Base(out))
-	if err := b.gotool.compileC(ctx, b.box, b.o.Source, tmp, pkg); err != nil {
-		return err
-	}
-	c, err := os.ReadFile(tmp)
-	if err != nil {
-		return err
-	}
-	return os.WriteFile(out, c, 0o755)
+	return nil
 }
 
 // inBox runs a program of the sandbox in the work folder.

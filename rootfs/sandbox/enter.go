@@ -20,10 +20,11 @@ func Main() {
 		return
 	}
 	err := enter(os.Args[1])
-	fmt.Fprintln(os.Stderr, "enter the sandbox:", err)
 	if errors.Is(err, errNoRights) {
+		fmt.Fprintf(os.Stderr, "%v (%v)\n", ErrNoNamespaces, err)
 		os.Exit(exitNoRights)
 	}
+	fmt.Fprintln(os.Stderr, "enter the sandbox:", err)
 	os.Exit(exitFailed)
 }
 
@@ -104,7 +105,7 @@ func (m mount) String() string {
 func mounts(o order) []mount {
 	in := func(p string) string { return filepath.Join(o.Root, p) }
 	l := []mount{
-		{source: "nothing", target: "/", flags: unix.MS_REC | unix.MS_PRIVATE},
+		{source: "none", target: "/", flags: unix.MS_REC | unix.MS_PRIVATE},
 		{source: o.Root, target: o.Root, flags: unix.MS_BIND | unix.MS_REC, readOnly: !o.Writable},
 		// In a container whose /proc is masked, the kernel gives no new one
 		// (mount_namespaces(7)); the container's own serves as well.

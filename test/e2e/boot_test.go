@@ -11,8 +11,9 @@ import (
 // bootMedium starts the image and waits for the kernel and the installer.
 func bootMedium(t *testing.T, f vm.Firmware, kind vm.MediumKind, kernelSays ...string) {
 	t.Helper()
+	t.Parallel() // firmware and menus wait more than they compute
 	img := medium(t)
-	ctx, cancel := context.WithTimeout(t.Context(), node.BootTime)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*node.BootTime) // two at once
 	defer cancel()
 	m := vm.Run(t, vm.Config{
 		Firmware: f, Memory: node.Memory, Accel: img.accel,

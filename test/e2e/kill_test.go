@@ -3,6 +3,7 @@ package e2e
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 )
@@ -71,22 +72,23 @@ func (s *spine) killQEMU(t *testing.T) {
 	s.n.process(t, qemuCommand)
 }
 
+// monitors are the processes that look after the container, not those that
+// hold its terminals when they are gone.
+func (g guestOf) monitors(t testing.TB) []string {
+	t.Helper()
+	return g.n.lines(t, fmt.Sprintf("cat /sys/fs/cgroup/system/lxc-%d/cgroup.procs 2>/dev/null; true", g.id))
+}
+
 // killMonitor: the container goes on without its monitor, and the status is
-// what the kernel says, at once and later.
+// what the kernel says.
 func (s *spine) killMonitor(t *testing.T) {
 	g := s.container(t)
-	monitors := s.n.processes(t, monitorCommand)
-	if len(monitors) == 0 {
+	killed := g.monitors(t)
+	if len(killed) == 0 {
 		t.Fatal("there is no monitor")
 	}
-	var killed []string
-	script := "kill -9"
-	for _, m := range monitors {
-		script += fmt.Sprintf(" %d", m.pid)
-		killed = append(killed, fmt.Sprint(m.pid))
-	}
 	before := g.pids(t)
-	s.n.run(t, script)
+	s.n.run(t, "kill -9 "+strings.Join(killed, " "))
 	time.Sleep(seenWithin)
 	alive := slices.DeleteFunc(g.pids(t), func(pid string) bool { return slices.Contains(killed, pid) })
 	if len(alive) == 0 {
@@ -107,7 +109,7 @@ func (s *spine) killMonitor(t *testing.T) {
 	}
 	g.start(t)
 	g.wantStatus(t, "running")
-	if now := s.n.processes(t, monitorCommand); len(now) == 0 {
+	if len(g.monitors(t)) == 0 {
 		t.Error("the container was started without a monitor")
 	}
 }

@@ -15,7 +15,8 @@ import (
 	"joist/test/node"
 )
 
-// TestShortSpine walks the whole way on one node, in order. Every step makes
+// TestShortSpine walks the whole way on one node, in order, after an unattended
+// installation (or an overlay of it, see base). Every step makes
 // what it needs if an earlier one has not, so that a single one can be run:
 // -run 'TestShortSpine/container'.
 func TestShortSpine(t *testing.T) {
@@ -77,11 +78,19 @@ const (
 	guestMemory = "256"
 )
 
-// api: a version for those who log in, 401 for others.
+// api: the version and the node for those who log in, 401 for others.
 func (s *spine) api(t *testing.T) {
 	v, err := node.Version(t.Context(), s.n.API)
 	if err != nil || v == "" {
 		t.Fatalf("version %q, %v", v, err)
+	}
+	var nodes []struct {
+		Node   string `json:"node"`
+		Status string `json:"status"`
+	}
+	err = s.n.API.Get(within(t, time.Minute), "/nodes", nil, &nodes)
+	if err != nil || len(nodes) != 1 || nodes[0].Node != nodeName || nodes[0].Status != "online" {
+		t.Errorf("nodes %+v, %v", nodes, err)
 	}
 	stranger, err := node.Client(s.n.LAN, s.n.IP)
 	if err != nil {
@@ -461,7 +470,7 @@ func (n *runningNode) inventory(t testing.TB) inventory {
 		"volumes":        n.lines(t, "lvs --noheadings -o lv_name joist | tr -d ' ' | sort"),
 		"files of local": n.lines(t, everyFile("/var/lib/vz")),
 		"files in /run":  n.lines(t, everyFile("/run/joist/guests")+everyFile("/run/joist/guest-configs")),
-		"cgroups":        n.lines(t, "shopt -s globstar nullglob; for d in /sys/fs/cgroup/guests/**/; do echo $d; done"),
+		"cgroups":        n.lines(t, "shopt -s globstar nullglob; for d in /sys/fs/cgroup/guests/**/ /sys/fs/cgroup/system/lxc-*/ /sys/fs/cgroup/tasks/**/; do echo $d; done"),
 		"links":          n.lines(t, "ls /sys/class/net"),
 		"mounts":         n.lines(t, "while read _ _ _ _ m _; do echo $m; done </proc/self/mountinfo | sort"),
 		"qemu":           asText(n.guests(t, "qemu")),

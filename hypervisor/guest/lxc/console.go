@@ -270,6 +270,11 @@ func (c *Container) openPTY() (outer, inner *os.File, err error) {
 		return nil, nil, fmt.Errorf("open inner end of terminal: %w", errno)
 	}
 	inner = os.NewFile(peer, "terminal")
+	// It belongs to us, whom nobody inside can see; login(1) hands it on and
+	// must own it. 5 is the group tty in every distribution.
+	if base := c.Record().UID; base != 0 {
+		inner.Chown(base, base+5)
+	}
 	if outer, err = pollable(fd, "console"); err != nil {
 		inner.Close()
 		return nil, nil, err

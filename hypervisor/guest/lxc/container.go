@@ -36,7 +36,7 @@ var (
 
 // What Exit and Note say.
 const (
-	ExitSelf   = "container shut down" // nobody asked it to
+	ExitSelf   = "container ended by itself" // shut down from within, or its init died
 	NoMonitor  = "the container's monitor died; the container runs on, but cannot restart itself"
 	exitKilled = "container was ended with its monitor"
 )
@@ -53,6 +53,9 @@ func (d *Driver) watchOver(rec guest.Record) (*Container, error) {
 		unwatch()
 		return nil, err
 	}
+	if !rec.Helper.Alive() {
+		c.note = NoMonitor // the watcher says so too, but may come to it later
+	}
 	c.hold()
 	d.keep(c)
 	go c.watch(init, helper, unwatch, unwatchHelper)
@@ -68,7 +71,7 @@ func (c *Container) watch(init, helper <-chan struct{}, unwatch, unwatchHelper f
 			return
 		case <-helper:
 			helper = nil
-			if c.Record().Process.Alive() {
+			if rec := c.Record(); rec.Process.Alive() && !rec.Asked {
 				c.setNote(NoMonitor)
 				c.d.Log.Warn("container's monitor died, the container runs on", "vmid", c.vmid, "pid", c.Record().Helper.PID)
 			}

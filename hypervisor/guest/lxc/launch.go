@@ -71,6 +71,9 @@ func (d *Driver) mountAll(p *Plan) (base int, err error) {
 			return 0, fmt.Errorf("%s: %w", m.Key, err)
 		}
 		if m.Key != "rootfs" {
+			if err := adoptEmpty(target, base); err != nil {
+				return 0, fmt.Errorf("volume %s: %w", m.Volume.ID, err)
+			}
 			continue
 		}
 		var st unix.Stat_t
@@ -82,6 +85,32 @@ func (d *Driver) mountAll(p *Plan) (base int, err error) {
 		}
 	}
 	return base, nil
+}
+
+// adoptEmpty gives an empty volume to the container: it was made for the range
+// of ids that follows from the VMID, and a container that came from elsewhere
+// has the one it was born with. Contents are nobody's business.
+func adoptEmpty(dir string, base int) error {
+	var st unix.Stat_t
+	if err := unix.Stat(dir, &st); err != nil {
+		return err
+	}
+	if owner := int(st.Uid); owner == base || base != 0 && owner > base && owner < base+IDs {
+		return nil
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if e.Name() != "lost+found" {
+			return nil
+		}
+	}
+	if err := os.Chown(dir, base, base); !errors.Is(err, unix.EROFS) {
+		return err
+	}
+	return nil
 }
 
 // write puts the configuration where liblxc looks for it and the container's

@@ -121,6 +121,23 @@ func unmount(ctx context.Context, target string) error {
 	return fmt.Errorf("unmount %s: %w", target, err)
 }
 
+// mountedDevice reports whether a block device is mounted, by the device
+// number in the third field of proc_pid_mountinfo(5).
+func mountedDevice(device string) bool {
+	var st unix.Stat_t
+	if unix.Stat(device, &st) != nil || st.Mode&unix.S_IFMT != unix.S_IFBLK {
+		return false
+	}
+	number := fmt.Sprintf("%d:%d", unix.Major(st.Rdev), unix.Minor(st.Rdev))
+	b, _ := os.ReadFile("/proc/self/mountinfo")
+	for line := range strings.Lines(string(b)) {
+		if f := strings.Fields(line); len(f) > 2 && f[2] == number {
+			return true
+		}
+	}
+	return false
+}
+
 // mountsBelow reads the mount points below folder, in the order they were
 // made, from proc_pid_mountinfo(5).
 func mountsBelow(mountinfo, folder string) (out []string) {

@@ -23,19 +23,20 @@ import (
 	"joist/internal/run"
 )
 
-// ProvisionSpec describes a new container's root volume.
+// ProvisionSpec describes a new volume of a container. Its fields are those of
+// control.ProvisionSpec.
 type ProvisionSpec struct {
 	VMID         int
 	Device       string // an activated, empty volume: block device or file
 	FSType       string // "ext4" or "" for the same
-	Template     string // archive: tar, plain or with zstd, gzip or xz
+	Template     string // archive: tar, plain or with zstd, gzip or xz; "" for a mount point, which stays empty
 	Config       map[string]string
 	Password     string // root's, "" for none
 	SSHKeys      []string
 	Unprivileged bool
 }
 
-// Provision makes the file system of a new container and fills it. The device
+// Provision makes the file system of a new volume and fills a root volume. The device
 // loses what it held. Nothing stays mounted, whatever happens.
 func (d *Driver) Provision(ctx context.Context, s ProvisionSpec, log task.Log) error {
 	if err := d.provision(ctx, s, log); err != nil {
@@ -48,6 +49,13 @@ func (d *Driver) provision(ctx context.Context, s ProvisionSpec, log task.Log) (
 	if s.FSType != "" && s.FSType != "ext4" {
 		return fmt.Errorf("containers have ext4 file systems, not %q", s.FSType)
 	}
+	base := 0
+	if s.Unprivileged {
+		base = BaseID(s.VMID)
+	}
+	if s.Template == "" {
+		return d.MakeFS(ctx, s.Device, base)
+	}
 	plan, err := Make(guest.Spec{VMID: s.VMID, Config: withUnprivileged(s.Config, s.Unprivileged),
 		Volumes: map[string]guest.Volume{"rootfs": {Path: s.Device, Format: "raw"}}})
 	if err != nil {
@@ -55,10 +63,6 @@ func (d *Driver) provision(ctx context.Context, s ProvisionSpec, log task.Log) (
 	}
 	if err := checkSecrets(s); err != nil {
 		return err
-	}
-	base := 0
-	if s.Unprivileged {
-		base = BaseID(s.VMID)
 	}
 	lock, err := d.Runs.Lock(ctx, s.VMID)
 	if err != nil {
@@ -128,6 +132,24 @@ func (d *Driver) MakeFS(ctx context.Context, device string, base int) error {
 	_, err := d.Run.Run(ctx, run.Cmd{Path: "mkfs.ext4", Args: []string{"-q", "-F", "-m", "0", "-E", owner, device}})
 	if err != nil {
 		return fmt.Errorf("make file system on %s: %w", filepath.Base(device), err)
+	}
+	return nil
+}
+
+// Grow lets the file system fill a volume that has become larger. Mounted, it
+// grows at once; otherwise resize2fs(8) wants it checked first.
+func (d *Driver) Grow(ctx context.Context, device string) error {
+	if !filepath.IsAbs(device) {
+		return fmt.Errorf("grow file system: %q is no absolute path", device)
+	}
+	if !mountedDevice(device) {
+		_, err := d.Run.Run(ctx, run.Cmd{Path: "e2fsck", Args: []string{"-f", "-p", device}})
+		if err != nil && run.ExitCode(err) != 1 { // 1: errors were corrected
+			return fmt.Errorf("check file system on %s: %w", filepath.Base(device), err)
+		}
+	}
+	if _, err := d.Run.Run(ctx, run.Cmd{Path: "resize2fs", Args: []string{device}}); err != nil {
+		return fmt.Errorf("grow file system on %s: %w", filepath.Base(device), err)
 	}
 	return nil
 }
