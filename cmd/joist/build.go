@@ -14,10 +14,15 @@ import (
 	"joist/iso/build"
 )
 
+// buildFlags is what the build commands share.
+type buildFlags struct {
+	build.Options
+	times   build.Times
+	verbose bool
+}
+
 func buildCommand() *cobra.Command {
-	var o build.Options
-	var times build.Times
-	var verbose bool
+	var o buildFlags
 	c := &cobra.Command{
 		Use:   "build",
 		Short: "Build images from the sources in this folder",
@@ -27,51 +32,14 @@ func buildCommand() *cobra.Command {
 	f.StringVar(&o.Out, "out", "build", "folder for the artefacts")
 	f.StringVar(&o.Mirror, "mirror", "", "base `URL` of a Debian mirror (default: from this machine's apt configuration)")
 	f.BoolVar(&o.Locked, "locked", false, "fail if joist.lock does not fit instead of resolving anew")
-	f.BoolVarP(&verbose, "verbose", "v", false, "also say notes")
+	f.BoolVarP(&o.verbose, "verbose", "v", false, "also say notes")
 
-	prepare := func() error {
-		src, err := findSource()
-		if err != nil {
-			return err
-		}
-		o.Source = src
-		if o.Out, err = filepath.Abs(o.Out); err != nil {
-			return err
-		}
-		o.Sink = progress.Tee(progress.Lines(os.Stdout), times.Sink)
-		o.Log = slog.New(slog.DiscardHandler)
-		o.Say = func(l finding.List) {
-			for _, x := range l {
-				if x.Level == finding.Warn || verbose && x.Level == finding.Note {
-					fmt.Fprintln(os.Stderr, x)
-				}
-			}
-		}
-		return nil
-	}
-	artefact := func(cmd *cobra.Command, make func(*build.Builder) (string, error)) (err error) {
-		if err := prepare(); err != nil {
-			return err
-		}
-		b, err := build.New(cmd.Context(), o)
-		if err != nil {
-			return err
-		}
-		defer func() { err = errors.Join(err, b.Close()) }()
-		path, err := make(b)
-		if err != nil {
-			return err
-		}
-		times.Write(os.Stdout)
-		fmt.Println(path)
-		return nil
-	}
 	iso := &cobra.Command{
 		Use:   "iso",
 		Short: "Build the installable image for CD and USB stick",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return artefact(cmd, func(b *build.Builder) (string, error) { return b.ISO(cmd.Context()) })
+			return o.artefact(cmd, func(b *build.Builder) (string, error) { return b.ISO(cmd.Context()) })
 		},
 	}
 	iso.Flags().StringVar(&o.Answer, "answer", "", "answer `FILE` to put inside: the image then installs unattended")
@@ -80,11 +48,43 @@ func buildCommand() *cobra.Command {
 		Short: "Build a configured Debian for containers",
 		Args:  cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return artefact(cmd, func(b *build.Builder) (string, error) { return b.Template(cmd.Context(), args[0]) })
+			return o.artefact(cmd, func(b *build.Builder) (string, error) { return b.Template(cmd.Context(), args[0]) })
 		},
 	}
 	c.AddCommand(iso, template)
 	return c
+}
+
+// artefact runs one build and prints the steps' times and the artefact's path.
+func (o *buildFlags) artefact(cmd *cobra.Command, make func(*build.Builder) (string, error)) (err error) {
+	if o.Source, err = findSource(); err != nil {
+		return err
+	}
+	if o.Out, err = filepath.Abs(o.Out); err != nil {
+		return err
+	}
+	out, say := cmd.OutOrStdout(), cmd.ErrOrStderr()
+	o.Sink = progress.Tee(progress.Lines(out), o.times.Sink)
+	o.Log = slog.New(slog.DiscardHandler)
+	o.Say = func(l finding.List) {
+		for _, x := range l {
+			if x.Level == finding.Warn || o.verbose && x.Level == finding.Note {
+				fmt.Fprintln(say, x)
+			}
+		}
+	}
+	b, err := build.New(cmd.Context(), o.Options)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, b.Close()) }()
+	path, err := make(b)
+	if err != nil {
+		return err
+	}
+	o.times.Write(out)
+	fmt.Fprintln(out, path)
+	return nil
 }
 
 // findSource walks up to the folder whose go.mod is Joist's.

@@ -15,6 +15,7 @@ import (
 	"joist/api/node"
 	"joist/hypervisor/server"
 	"joist/hypervisor/server/cert"
+	clusterapi "joist/hypervisor/server/cluster"
 )
 
 // paths is where the daemon finds and leaves things; tests move them.
@@ -53,7 +54,7 @@ func serve(ctx context.Context, log *slog.Logger, p *paths) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, d.close()) }()
-	srv, err := d.server(ctx)
+	srv, storages, err := d.server(ctx)
 	if err != nil {
 		return err
 	}
@@ -77,6 +78,7 @@ func serve(ctx context.Context, log *slog.Logger, p *paths) (err error) {
 		log.Warn("announce API", "err", err)
 	}
 	log.Info("API is up", "address", public.Addr().String(), "after", time.Since(begun).Round(time.Millisecond))
+	go markGood(run, log, filepath.Join(p.sys, "proc"), storages)
 	select {
 	case err = <-ended:
 		cancel()
@@ -132,15 +134,16 @@ func notifyReady(socket string) error {
 
 // server builds the API from the routes of all parts and finishes what
 // interrupted tasks left, before the first change is accepted.
-func (d *daemon) server(ctx context.Context) (*server.Server, error) {
+func (d *daemon) server(ctx context.Context) (*server.Server, clusterapi.StorageLister, error) {
 	parts, err := d.parts(ctx)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if err := d.tasks.Recover(ctx, parts.replayers); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	return server.New(server.Deps{
+	srv, err := server.New(server.Deps{
 		Node: d.cfg.Name, Routes: parts.routes, Auth: d.access, Access: d.access, Log: d.log, FailDelay: 3 * time.Second,
 	})
+	return srv, parts.storages, err
 }

@@ -1,6 +1,6 @@
 // Package build is the toolchain's pipeline: configuration → lock → tree →
 // bytes → media. Each arrow is a function of its inputs; the order of the
-// whole build is the list in Run.
+// whole is that of Builder's methods iso and template.
 package build
 
 import (
@@ -9,8 +9,11 @@ import (
 	"fmt"
 	"os"
 	"regexp"
+	"slices"
+	"strings"
 
 	"github.com/pelletier/go-toml/v2"
+	"github.com/pelletier/go-toml/v2/unstable"
 
 	"joist/internal/finding"
 	"joist/rootfs/lock"
@@ -47,6 +50,8 @@ var (
 	versionRE = regexp.MustCompile(`^[0-9]+\.[0-9]+\.[0-9]+(?:-[a-z0-9.]+)?$`)
 	packageRE = regexp.MustCompile(`^[a-z0-9][a-z0-9+.-]+$`)
 	consoleRE = regexp.MustCompile(`^tty[A-Za-z]*[0-9]+(?:,[0-9]+[a-z0-9]*)?$`)
+	suiteRE   = regexp.MustCompile(`^[a-z][a-z0-9-]*$`)
+	acceptRE  = regexp.MustCompile(`^[a-z0-9][a-z0-9+.-]+:(?:preinst|postinst|config|trigger:[^ ]+)$`)
 	argsRE    = regexp.MustCompile(`^[A-Za-z0-9_.,:=/@+ -]*$`)
 )
 
@@ -66,52 +71,132 @@ func LoadConfig(name string) (Config, finding.List) {
 	err = toml.NewDecoder(bytes.NewReader(b)).DisallowUnknownFields().Decode(&c)
 	var strict *toml.StrictMissingError
 	var syntax *toml.DecodeError
-	switch {
+	switch { // a StrictMissingError holds a DecodeError for each key
 	case errors.As(err, &strict):
 		for _, e := range strict.Errors {
-			fl.Add(located("config-unknown-key", name, b, &e, "remove the key, or correct its name (docs/build.md lists all)"))
+			f := located("config-unknown-key", name, b, &e, "remove it, or correct its name (docs/build.md lists all)")
+			f.Text = fmt.Sprintf("%q is no key of joist.toml", strings.Join(e.Key(), "."))
+			fl.Add(f)
 		}
 	case errors.As(err, &syntax):
 		fl.Add(located("config-syntax", name, b, syntax, "correct the line"))
 	case err != nil:
 		fl.Stopf("config-syntax", name, "correct the file", "%v", err)
 	}
-	c.check(name, &fl)
+	c.check(&fl, source{name: name, text: b, at: positions(b)})
 	return c, fl
 }
 
 func located(code, name string, src []byte, e *toml.DecodeError, hint string) finding.Finding {
 	row, col := e.Position()
-	f := finding.Finding{Level: finding.Stop, Code: code, Path: name, Line: row, Column: col, Text: e.Error(), Hint: hint}
-	if lines := bytes.Split(src, []byte("\n")); row >= 1 && row <= len(lines) {
-		f.Source = string(lines[row-1])
+	f := finding.Finding{Level: finding.Stop, Code: code, Path: name, Line: row, Column: col, Text: strings.TrimPrefix(e.Error(), "toml: "), Hint: hint}
+	f.Source = lineOf(src, row)
+	if m := typeRE.FindStringSubmatch(f.Text); m != nil {
+		f.Text = fmt.Sprintf("a %s stands where a %s must be", m[1], map[string]string{"int": "number", "string": "string", "[]string": "list of strings"}[m[2]])
 	}
 	return f
 }
 
-func (c Config) check(name string, fl *finding.List) {
+// typeRE is what the decoder says of a value of another type, in words of Go.
+var typeRE = regexp.MustCompile(`(?s)^cannot decode TOML (\w+) into .* of type (int|string|\[\]string)$`)
+
+func lineOf(src []byte, row int) string {
+	if lines := bytes.Split(src, []byte("\n")); row >= 1 && row <= len(lines) {
+		return string(lines[row-1])
+	}
+	return ""
+}
+
+// source is where a configuration came from, to show the line of a finding.
+type source struct {
+	name string
+	text []byte
+	at   map[string]unstable.Position // key ("image.compression") → its place
+}
+
+// positions finds the keys of a TOML document. It stops at the first mistake,
+// which is a finding of its own.
+func positions(text []byte) map[string]unstable.Position {
+	at := map[string]unstable.Position{}
+	var p unstable.Parser
+	p.Reset(text)
+	table := ""
+	for p.NextExpression() {
+		e := p.Expression()
+		if e.Kind != unstable.Table && e.Kind != unstable.KeyValue {
+			continue
+		}
+		var keys []string
+		var first unstable.Position
+		for it := e.Key(); it.Next(); {
+			if len(keys) == 0 {
+				first = p.Shape(it.Node().Raw).Start
+			}
+			keys = append(keys, string(it.Node().Data))
+		}
+		key := strings.Join(keys, ".")
+		if e.Kind == unstable.Table {
+			table = key + "."
+			continue
+		}
+		at[table+key] = first
+	}
+	return at
+}
+
+// stop adds a finding about a key, with its line if the file has one.
+func (s source) stop(fl *finding.List, code, key, hint, format string, args ...any) {
+	pos := s.at[key]
+	fl.Add(finding.Finding{Level: finding.Stop, Code: code, Path: s.name, Line: pos.Line, Column: pos.Column,
+		Source: lineOf(s.text, pos.Line), Text: fmt.Sprintf(format, args...), Hint: hint})
+}
+
+func (c Config) check(fl *finding.List, src source) {
 	if !versionRE.MatchString(c.Version) {
-		fl.Stopf("config-version", name, `write it as "1.2.3"`, "version %q is not a version", c.Version)
+		src.stop(fl, "config-version", "version", `write it as "1.2.3"`, "version %q is not a version", c.Version)
 	}
 	if len(c.Suites) == 0 {
-		fl.Stopf("config-suites", name, `suites = ["trixie", "trixie-updates", "trixie-security"]`, "suites is empty")
+		src.stop(fl, "config-suites", "suites", `suites = ["trixie", "trixie-updates", "trixie-security"]`, "suites is empty")
+	}
+	for _, s := range c.Suites {
+		if !suiteRE.MatchString(s) {
+			src.stop(fl, "config-suites", "suites", `suites = ["trixie", "trixie-updates", "trixie-security"]`, "%q is not the name of a suite", s)
+		}
 	}
 	if c.Image.Compression < 1 || c.Image.Compression > 22 {
-		fl.Stopf("config-compression", name, "choose a zstd level from 1 (fast) to 22 (small)", "image.compression is %d", c.Image.Compression)
+		src.stop(fl, "config-compression", "image.compression", "choose a zstd level from 1 (fast) to 22 (small)", "image.compression is %d", c.Image.Compression)
 	}
 	if !argsRE.MatchString(c.Image.KernelArgs) {
-		fl.Stopf("config-kernel-args", name, "leave quotes and special characters out", "image.kernel-args %q cannot be put on a kernel command line", c.Image.KernelArgs)
+		src.stop(fl, "config-kernel-args", "image.kernel-args", "leave quotes and special characters out", "image.kernel-args %q cannot be put on a kernel command line", c.Image.KernelArgs)
+	}
+	for a := range strings.FieldsSeq(c.Image.KernelArgs) {
+		if strings.HasPrefix(a, "joist.") {
+			src.stop(fl, "config-kernel-args", "image.kernel-args", "leave it out: the boot menu sets what begins with joist.", "image.kernel-args sets %q", a)
+		}
 	}
 	for _, s := range c.Image.Consoles {
 		if !consoleRE.MatchString(s) {
-			fl.Stopf("config-console", name, `write it as "ttyS0,115200"`, "image.consoles: %q is not a console", s)
+			src.stop(fl, "config-console", "image.consoles", `write it as "ttyS0,115200"`, "image.consoles: %q is not a console", s)
 		}
 	}
-	for _, p := range append(c.Packages.Add, c.Packages.Drop...) {
-		if !packageRE.MatchString(p) {
-			fl.Stopf("config-package", name, "use the name of a Debian package", "%q is not a package name", p)
+	for key, list := range map[string][]string{"packages.add": c.Packages.Add, "packages.drop": c.Packages.Drop} {
+		for _, p := range list {
+			if !packageRE.MatchString(p) {
+				src.stop(fl, "config-package", key, "use the name of a Debian package", "%s: %q is not a package name", key, p)
+			}
 		}
 	}
+	for _, p := range c.Packages.Drop {
+		if slices.Contains(c.Packages.Add, p) {
+			src.stop(fl, "config-package", "packages.drop", "decide for one of the two", "%q is added and dropped", p)
+		}
+	}
+	for _, a := range c.AcceptScripts {
+		if !acceptRE.MatchString(a) {
+			src.stop(fl, "config-accept", "accept-scripts", `write it as "package:postinst" or "package:trigger:NAME"`, "accept-scripts: %q names no script", a)
+		}
+	}
+	slices.SortStableFunc(*fl, func(a, b finding.Finding) int { return a.Line - b.Line })
 }
 
 // wants returns the packages of the image, and what stays out with reasons.

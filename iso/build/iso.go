@@ -55,19 +55,23 @@ func (b *Builder) iso(ctx context.Context) (string, error) {
 	return filepath.Join(b.o.Out, name+".iso"), err
 }
 
-// inputs makes what the system is put together from. Go's compiler and the
-// packages do not wait for each other.
+// inputs makes what the system is put together from: the packages' tree and
+// the programs. Go's compiler and the packages do not wait for each other.
 func (b *Builder) inputs(ctx context.Context) (root *tree.Node, err error) {
-	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return b.compile(ctx) })
+	g, both := errgroup.WithContext(ctx)
+	g.Go(func() error { return b.compile(both) })
 	g.Go(func() error {
-		if err := b.prepare(ctx, setImage); err != nil {
+		if err := b.prepare(both, setImage); err != nil {
 			return err
 		}
-		return b.o.Sink.Do("unpack system", func(func(n, of int64)) (err error) {
-			root, err = b.packages(ctx)
+		err := b.o.Sink.Do("unpack system", func(func(n, of int64)) (err error) {
+			root, err = b.packages(both)
 			return err
 		})
+		if err != nil {
+			return err
+		}
+		return b.indexModules(both, root)
 	})
 	if err := g.Wait(); err != nil {
 		return nil, err

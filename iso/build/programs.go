@@ -75,7 +75,7 @@ func goEnv(environ []string) []string {
 // buildArgs leave paths and build ids out, so that the same sources give the
 // same bytes anywhere.
 func buildArgs(out string, pkgs ...string) []string {
-	return append([]string{"build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w -buildid=", "-o", out}, pkgs...)
+	return append([]string{"build", "-tags=liblxc", "-trimpath", "-buildvcs=false", "-ldflags=-s -w -buildid=", "-o", out}, pkgs...)
 }
 
 // compile builds the programs without cgo into dir.
@@ -91,7 +91,7 @@ func (g goTool) compile(ctx context.Context, src, dir string, pkgs []string) err
 // sandbox into the work folder. Nothing is fetched in there: listing what the
 // program is made of downloads it first. cache is kept between builds.
 func (g goTool) compileC(ctx context.Context, box sandbox.Sandbox, src, cache, out, pkg string) error {
-	_, err := run.OS{}.Run(ctx, run.Cmd{Path: g.path, Args: []string{"list", "-deps", pkg}, Env: append(slices.Clone(g.env), "CGO_ENABLED=1"), Dir: src})
+	_, err := run.OS{}.Run(ctx, run.Cmd{Path: g.path, Args: []string{"list", "-tags=liblxc", "-deps", pkg}, Env: append(slices.Clone(g.env), "CGO_ENABLED=1"), Dir: src})
 	if err != nil {
 		return fmt.Errorf("download what %s is made of: %w", pkg, explain(err))
 	}

@@ -50,9 +50,6 @@ func (b *Builder) system(ctx context.Context, root *tree.Node) (System, error) {
 	if err != nil {
 		return s, err
 	}
-	if err := b.indexModules(ctx, root, release); err != nil {
-		return s, err
-	}
 	s.Kernel = filepath.Join(b.work, boot.FileKernel)
 	if err := copyOut(root, "/boot/vmlinuz-"+release, s.Kernel); err != nil {
 		return s, fmt.Errorf("take the kernel: %w", err)
@@ -191,13 +188,17 @@ func (b *Builder) buildID() string {
 }
 
 // indexModules drops unwanted modules and lets depmod index the rest.
-func (b *Builder) indexModules(ctx context.Context, root *tree.Node, release string) error {
+func (b *Builder) indexModules(ctx context.Context, root *tree.Node) error {
 	return b.o.Sink.Do("index kernel modules", func(func(n, of int64)) error {
+		release, err := kernelRelease(root)
+		if err != nil {
+			return err
+		}
 		base := "/usr/lib/modules/" + release
 		d := root.Resolve(base)
 		var drop []string
 		mods := tree.New()
-		err := d.Walk(func(p string, n *tree.Node) error {
+		err = d.Walk(func(p string, n *tree.Node) error {
 			if !n.Mode.IsRegular() {
 				return nil
 			}
@@ -280,7 +281,8 @@ func (b *Builder) squash(ctx context.Context, root *tree.Node, name string) erro
 	_, err := b.box.Run(ctx, run.Cmd{
 		Path: "/usr/bin/sqfstar",
 		Args: []string{"-comp", "zstd", "-Xcompression-level", strconv.Itoa(b.cfg.Image.Compression), "-b", "131072",
-			"-mkfs-time", epoch, "-all-time", epoch, "-no-progress", "-quiet", "/host/work/" + name},
+			"-mkfs-time", epoch, "-all-time", epoch, "-root-mode", "0755", "-root-uid", "0", "-root-gid", "0", "-root-time", epoch,
+			"-no-progress", "-quiet", "/host/work/" + name},
 		Stdin: r, Dir: "/host/work",
 	})
 	r.CloseWithError(io.ErrClosedPipe)

@@ -21,6 +21,8 @@ import (
 // It runs as uid 0 of a user namespace that knows no other uid, under
 // fakeroot, which remembers the owners the scripts and dpkg ask for; the
 // archive at the end is made under the same fakeroot and so carries them.
+// Nothing that must differ between two containers stays inside: machine ids
+// are made at a container's first boot.
 const configure = `set -e
 export DEBIAN_FRONTEND=noninteractive DEBCONF_NONINTERACTIVE_SEEN=true
 printf '#!/bin/sh\nexit 101\n' > /usr/sbin/policy-rc.d
@@ -38,7 +40,7 @@ printf '[Match]\nName=eth*\n\n[Network]\nDHCP=yes\n' > /etc/systemd/network/99-d
 ln -sf /usr/share/zoneinfo/Etc/UTC /etc/localtime
 printf 'LANG=C.UTF-8\n' > /etc/default/locale
 passwd -l root >/dev/null
-rm -f /usr/sbin/policy-rc.d /etc/hostname /etc/resolv.conf /var/cache/debconf/*-old /var/lib/dpkg/*-old /etc/apt/sources.list.d/*
+rm -f /usr/sbin/policy-rc.d /etc/hostname /etc/resolv.conf /var/lib/dbus/machine-id /var/cache/debconf/*-old /var/lib/dpkg/*-old /etc/apt/sources.list.d/*
 rm -rf /var/log/* /var/cache/apt/* /var/lib/apt/lists/* /var/cache/ldconfig/* /tmp/* /run/*
 : > /etc/machine-id
 : > /etc/apt/sources.list

@@ -7,6 +7,7 @@ package initramfs
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -39,15 +40,11 @@ func Write(w io.Writer, s Spec) (Parts, error) {
 		return parts, fmt.Errorf("pack microcode: %w", err)
 	}
 	parts.Microcode = int64(len(early))
-	main, err := content(s)
+	main, err := files(s)
 	if err != nil {
 		return parts, err
 	}
-	for _, c := range main.Children {
-		if c.Name == "init" {
-			parts.Init = c.Data.Size()
-		}
-	}
+	parts.Init = int64(len(s.Init))
 	var archive bytes.Buffer
 	if err := writeCPIO(&archive, main); err != nil {
 		return parts, err
@@ -61,10 +58,8 @@ func Write(w io.Writer, s Spec) (Parts, error) {
 	if err != nil {
 		return parts, err
 	}
-	if _, err := z.Write(archive.Bytes()); err != nil {
-		return parts, err
-	}
-	err = z.Close()
+	_, err = z.Write(archive.Bytes())
+	err = errors.Join(err, z.Close())
 	parts.Total = cw.n
 	return parts, err
 }
@@ -103,7 +98,7 @@ func microcode(sys *tree.Node) ([]byte, error) {
 			b = append(b, f...)
 		}
 		if len(b) == 0 {
-			continue
+			return nil, fmt.Errorf("%s holds no microcode", v.dir)
 		}
 		if err := out.AddFile("/kernel/x86/microcode/"+v.file, 0o644, tree.Bytes(b)); err != nil {
 			return nil, err
@@ -116,14 +111,16 @@ func microcode(sys *tree.Node) ([]byte, error) {
 	if err := writeCPIO(&buf, out); err != nil {
 		return nil, err
 	}
-	// The next archive must begin at a multiple of 4 (initramfs buffer format).
+	// The next archive must begin at a multiple of 4 (kernel document
+	// driver-api/early-userspace/buffer-format.rst); cpio pads to 512.
 	for buf.Len()%512 != 0 {
 		buf.WriteByte(0)
 	}
 	return buf.Bytes(), nil
 }
 
-func content(s Spec) (*tree.Node, error) {
+// files is the tree of the second archive.
+func files(s Spec) (*tree.Node, error) {
 	out := tree.New()
 	for _, d := range []string{"/dev", "/proc", "/sys", "/run", "/newroot", "/tmp"} {
 		if _, err := out.Dir(d); err != nil {
@@ -185,7 +182,7 @@ func modules(out, sys *tree.Node, kernel string) error {
 	for _, ix := range []string{"modules.dep", "modules.alias", "modules.softdep", "modules.builtin", "modules.builtin.modinfo", "modules.order"} {
 		b, err := sys.Read(dir + "/" + ix)
 		if err != nil {
-			continue
+			return fmt.Errorf("read the modules' index: %w", err)
 		}
 		switch ix {
 		case "modules.dep":
@@ -240,8 +237,8 @@ func Wanted(file string) bool {
 }
 
 func writeCPIO(w io.Writer, root *tree.Node) error {
-	// Newc's writer numbers inodes in the order of records, so that the same
-	// tree gives the same bytes.
+	// Inodes are numbered in the order of records and times are 0, so that the
+	// same tree gives the same bytes.
 	rw := cpio.Newc.Writer(w)
 	var ino uint64
 	err := root.Walk(func(p string, n *tree.Node) error {
@@ -273,12 +270,7 @@ func record(name string, n *tree.Node, ino uint64) (cpio.Record, error) {
 		info.Rmajor, info.Rminor = uint64(n.Major), uint64(n.Minor)
 		return cpio.Record{Info: info}, nil
 	case n.Mode.IsRegular():
-		r, err := n.Data.Open()
-		if err != nil {
-			return cpio.Record{}, err
-		}
-		defer r.Close()
-		b, err := io.ReadAll(r)
+		b, err := content(n.Data)
 		if err != nil {
 			return cpio.Record{}, err
 		}
@@ -287,4 +279,16 @@ func record(name string, n *tree.Node, ino uint64) (cpio.Record, error) {
 		return cpio.Record{Info: info, ReaderAt: bytes.NewReader(b)}, nil
 	}
 	return cpio.Record{}, fmt.Errorf("type %v does not belong into an initrd", n.Mode.Type())
+}
+
+func content(s tree.Source) ([]byte, error) {
+	if s == nil {
+		return nil, nil
+	}
+	r, err := s.Open()
+	if err != nil {
+		return nil, err
+	}
+	defer r.Close()
+	return io.ReadAll(r)
 }

@@ -9,7 +9,7 @@ var wanted = []string{
 	"lvm2", "thin-provisioning-tools", "dmeventd", "mdadm", "e2fsprogs", "xfsprogs", "dosfstools",
 	"smartmontools", "nvme-cli",
 	"qemu-system-x86", "qemu-utils", "ovmf", "swtpm", "virtiofsd",
-	"lxc", "lxcfs", "uidmap", "apparmor",
+	"lxc", "lxcfs", "apparmor",
 	"iproute2", "iputils-ping", "nftables", "chrony", "openssh-server", "libpam-modules", "libpam-runtime",
 }
 

@@ -69,8 +69,12 @@ type Cover struct {
 }
 
 // Answers reports whether the rule says what becomes of the call: an action
-// on the same path, an entry of Covers, or an account of the table.
+// on the same path, an entry of Covers, an account of the table, or a path
+// that stays out of the image.
 func (r Rule) Answers(c Call) bool {
+	if _, out := Drop(c.Subject); out {
+		return true
+	}
 	if slices.ContainsFunc(r.Covers, func(v Cover) bool { return v.Kind == c.Kind && matches(v.Subject, c.Subject) }) {
 		return true
 	}

@@ -17,6 +17,12 @@ const (
 	questions = "asks debconf; the image's defaults are the answer"
 )
 
+// merged is why the diversions of the time before the merged /usr need
+// nothing: they kept dpkg from removing files that had moved.
+const merged = "protects files while a system is upgraded to the merged /usr; the image is made with it"
+
+func cover(kind Kind, subject, why string) Cover { return Cover{Call{kind, subject}, why} }
+
 var scripts = []Rule{
 	{Package: "adduser", Scripts: both, Why: upgrades},
 	{Package: "amd64-microcode", Scripts: post, Why: initrd},
@@ -33,7 +39,7 @@ var scripts = []Rule{
 		{Op: Dir, Path: "/root", Perm: 0o700},
 		{Op: Dir, Path: "/mnt", Perm: 0o755},
 		{Op: Dir, Path: "/opt", Perm: 0o755},
-	}},
+	}, Covers: []Cover{cover(Diversion, "/$d", merged)}},
 	{Package: "bash", Scripts: post, Why: "alternative of a manual page", Do: []Action{{Op: Link, Path: "/usr/bin/sh", Arg: "bash"}}},
 	{Package: "bridge-utils", Scripts: post, Why: upgrades},
 	{Package: "ca-certificates", Scripts: postcfg, Why: "joins the certificates; the builder writes /etc/ssl/certs/ca-certificates.crt"},
@@ -41,24 +47,24 @@ var scripts = []Rule{
 		{Op: Dir, Path: "/var/lib/chrony", Perm: 0o750, UID: 991, GID: 991},
 		{Op: Dir, Path: "/var/log/chrony", Perm: 0o750, UID: 991, GID: 991},
 		{Op: Write, Path: "/etc/chrony/chrony.keys", Perm: 0o640, GID: 991},
-	}},
+	}, Covers: []Cover{cover(Statoverride, "$d", "the files and folders it stands for are made above, with these owners")}},
 	{Package: "debianutils", Scripts: post, Why: "alternative of which, and the list of shells", Do: []Action{
 		{Op: Link, Path: "/usr/bin/which", Arg: "which.debianutils"},
 		{Op: Write, Path: "/etc/shells", Arg: "/bin/sh\n/bin/bash\n/usr/bin/bash\n", Perm: 0o644},
 	}},
 	{Package: "dmeventd", Scripts: post, Why: services},
 	{Package: "e2fsprogs", Scripts: both, Why: initrd},
-	{Package: "fuse3", Scripts: both, Why: "diversion for unmerged /usr; fusermount3 keeps no setuid bit: only root mounts on the node"},
+	{Package: "fuse3", Scripts: both, Why: "diversion for unmerged /usr; fusermount3 keeps no setuid bit: only root mounts on the node", Covers: []Cover{cover(Diversion, "$f", merged)}},
 	{Package: "gawk", Scripts: post, Why: "alternative", Do: []Action{{Op: Link, Path: "/usr/bin/awk", Arg: "gawk"}, {Op: Link, Path: "/usr/bin/nawk", Arg: "gawk"}}},
-	{Package: "gzip", Scripts: both, Why: "diversion of another package (zutils)"},
+	{Package: "gzip", Scripts: both, Why: "diversion of another package (zutils)", Covers: []Cover{cover(Diversion, "/usr/bin/$tool", "moves a diversion of zutils, which is not in the image")}},
 	{Package: "init-system-helpers", Scripts: post, Why: services},
-	{Package: "iproute2", Scripts: all, Why: questions},
+	{Package: "iproute2", Scripts: all, Why: questions, Covers: []Cover{cover(Capability, "/bin/ip", "only if debconf's answer is yes, which is not the default; only root configures the network")}},
 	{Package: "kmod", Scripts: both, Why: "makes an empty /etc/modules"},
 	{Package: "less", Scripts: both, Why: "alternative", Do: []Action{{Op: Link, Path: "/usr/bin/pager", Arg: "less"}}},
-	{Package: "libc6", Scripts: both, Why: "guards upgrades of a running system"},
+	{Package: "libc6", Scripts: both, Why: "guards upgrades of a running system", Covers: []Cover{cover(Diversion, "$rtlddir", merged), cover(Diversion, "/lib64/ld-linux-x86-64.so.2", merged)}},
 	{Package: "libc-bin", Scripts: post, Why: "runs ldconfig; see the trigger of that name"},
 	{Package: "libglib2.0-0t64", Scripts: both, Why: upgrades},
-	{Package: "libext2fs2t64", Scripts: pre, Why: upgrades},
+	{Package: "libext2fs2t64", Scripts: pre, Why: upgrades, Covers: []Cover{cover(Diversion, "/lib/x86_64-linux-gnu/lib$lib", merged)}},
 	{Package: "libgssapi-krb5-2", Scripts: post, Why: "configuration of Kerberos mechanisms, unused", Do: []Action{{Op: Dir, Path: "/etc/gss/mech.d", Perm: 0o755}}},
 	{Package: "libibverbs1", Scripts: post, Why: usersWhy},
 	{Package: "liblxc-common", Scripts: post, Why: "local additions to AppArmor profiles", Do: []Action{
@@ -70,9 +76,9 @@ var scripts = []Rule{
 	{Package: "libpam-modules-bin", Scripts: post, Why: upgrades},
 	{Package: "libpam-runtime", Scripts: postcfg, Why: "generates /etc/pam.d/common-*; the image brings its own"},
 	{Package: "libpam0g", Scripts: postcfg, Why: "restarts services after an upgrade"},
-	{Package: "libreadline8t64", Scripts: pre, Why: upgrades},
+	{Package: "libreadline8t64", Scripts: pre, Why: upgrades, Covers: []Cover{cover(Diversion, "/lib/x86_64-linux-gnu/$lib", merged)}},
 	{Package: "libselinux1", Scripts: post, Why: upgrades},
-	{Package: "libtirpc3t64", Scripts: both, Why: "diversion for unmerged /usr"},
+	{Package: "libtirpc3t64", Scripts: both, Why: "diversion for unmerged /usr", Covers: []Cover{cover(Diversion, "/lib/x86_64-linux-gnu/$file", merged)}},
 	{Package: "libwrap0", Scripts: post, Why: "makes hosts.allow and hosts.deny; empty means the same"},
 	{Package: "libwtmpdb0", Scripts: post, Why: "moves an old database"},
 	{Package: "linux-image-*", Scripts: both, Why: "links /vmlinuz and calls depmod and the initrd's hooks; the builder does both"},
@@ -82,12 +88,12 @@ var scripts = []Rule{
 	{Package: "lxc", Scripts: all, Why: services},
 	{Package: "lxcfs", Scripts: both, Why: services},
 	{Package: "mdadm", Scripts: all, Why: "writes mdadm.conf from the arrays of the installing machine; arrays are named by joist-init"},
-	{Package: "nano", Scripts: post, Why: "alternative", Do: []Action{{Op: Link, Path: "/usr/bin/editor", Arg: "nano"}}},
+	{Package: "nano", Scripts: post, Why: "alternative", Do: []Action{{Op: Link, Path: "/usr/bin/editor", Arg: "nano"}}, Covers: []Cover{cover(Alternative, "/usr/bin/pico", "nobody types pico")}},
 	{Package: "netbase", Scripts: post, Why: upgrades},
 	{Package: "nftables", Scripts: post, Why: services},
 	{Package: "nvme-cli", Scripts: post, Why: "makes host ids; joist-init writes them from the machine id"},
 	{Package: "openssh-client", Scripts: both, Why: usersWhy, Do: []Action{{Op: Perm, Path: "/usr/bin/ssh-agent", Perm: 0o755}}},
-	{Package: "openssh-server", Scripts: all, Why: "host keys are made at the first boot; configuration is the image's own"},
+	{Package: "openssh-server", Scripts: all, Why: "host keys are made at the first boot; configuration is the image's own", Covers: []Cover{cover(Diversion, "/usr/sbin/sshd", "only while a running daemon of an earlier version is upgraded")}},
 	{Package: "openssl", Scripts: post, Why: "repairs links of earlier versions"},
 	{Package: "passwd", Scripts: both, Why: usersWhy},
 	{Package: "pciutils", Scripts: both, Why: upgrades},
@@ -105,9 +111,9 @@ var scripts = []Rule{
 	}},
 	{Package: "udev", Scripts: both, Why: usersWhy},
 	{Package: "usbutils", Scripts: both, Why: upgrades},
-	{Package: "util-linux", Scripts: post, Why: "alternative of pager, less is better"},
+	{Package: "util-linux", Scripts: post, Why: "alternative of pager, less is better", Covers: []Cover{cover(Alternative, "/usr/bin/pager", "less is the better pager and has the link")}},
 	{Package: "uuid-runtime", Scripts: both, Why: usersWhy},
 	{Package: "virtiofsd", Scripts: post, Why: "registers a vhost-user description that only libvirt reads"},
 	{Package: "xfsprogs", Scripts: post, Why: initrd},
-	{Package: "xz-utils", Scripts: post, Why: "alternatives of lzma's old names"},
+	{Package: "xz-utils", Scripts: post, Why: "alternatives of lzma's old names", Covers: []Cover{cover(Alternative, "/usr/bin/lzma", "lzma's old names; xz does its work"), cover(Alternative, "$(…)", "lzma's old names, as slaves of the above")}},
 }

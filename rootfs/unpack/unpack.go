@@ -136,7 +136,7 @@ func node(h *tar.Header, r io.Reader) (*tree.Node, error) {
 	case tar.TypeSymlink:
 		n.Target = h.Linkname
 	case tar.TypeLink:
-		n.Mode &= fs.ModePerm | fs.ModeSetuid | fs.ModeSetgid | fs.ModeSticky
+		n.Mode &= fs.ModePerm // a regular file; the rest comes from its first name
 		n.LinkTo = path.Clean("/" + h.Linkname)
 	case tar.TypeReg:
 		b := bytes.NewBuffer(make([]byte, 0, h.Size+bytes.MinRead))
@@ -181,7 +181,8 @@ func merge(root *tree.Node, p part, fl *finding.List) error {
 			if t == nil || !t.Mode.IsRegular() {
 				return fmt.Errorf("%s is a hard link to %s, which is not in the package", e.path, e.node.LinkTo)
 			}
-			e.node.Data = t.Data
+			// One inode: mode, owner and attributes are shared too.
+			e.node.Data, e.node.Mode, e.node.UID, e.node.GID, e.node.Xattrs = t.Data, t.Mode, t.UID, t.GID, maps.Clone(t.Xattrs)
 		}
 		if old != nil && !same(old, e.node) {
 			fl.Stopf("file-in-two-packages", e.path, "exclude one of the packages or add a rule to rootfs/policy",
