@@ -14,8 +14,10 @@ import (
 
 	"joist/hypervisor/control"
 	"joist/hypervisor/guest"
+	"joist/hypervisor/guest/inside"
 	"joist/hypervisor/guest/kvm"
 	"joist/hypervisor/guest/lxc"
+	"joist/hypervisor/guest/shell"
 	"joist/hypervisor/network"
 	clusterapi "joist/hypervisor/server/cluster"
 	"joist/hypervisor/server/guestapi"
@@ -45,7 +47,10 @@ func (d *daemon) wireGuests(ctx context.Context, p *parts) error {
 	if err := guests.Open(ctx); err != nil {
 		return err
 	}
+	shells := shell.Defaults(d.log)
+	shells.Sweep()
 	api := &guestapi.API{Node: d.cfg.Name, Guests: guests, Tasks: d.tasks, Tickets: d.access, CPUs: runtime.NumCPU(), Exec: execIn,
+		Interfaces: interfacesIn, Shell: shells.Open,
 		Cert: string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: d.cert.Certificate[0]}))}
 	storages := &storageapi.API{Node: d.cfg.Name, Storages: set, Tasks: d.tasks, InUse: guests.InUse}
 	p.routes = append(append(p.routes, api.Routes()...), storages.Routes()...)
@@ -73,11 +78,14 @@ func (d *daemon) drivers() ([]guest.Driver, control.Provisioner) {
 	containers := lxc.Defaults(d.log)
 	containers.Runs, containers.AptMirror = machines.Runs, d.cfg.AptMirror
 	c := lxc.New(containers)
-	return []guest.Driver{kvm.New(machines), c}, provisioner{c}
+	return []guest.Driver{kvm.New(machines), c}, provisioner{c, inside.NewGrower(run.OS{})}
 }
 
 // provisioner makes containers' volumes with the driver that will run them.
-type provisioner struct{ d *lxc.Driver }
+type provisioner struct {
+	d *lxc.Driver
+	inside.Grower
+}
 
 // Provision implements control.Provisioner.
 func (p provisioner) Provision(ctx context.Context, s control.ProvisionSpec, log task.Log) error {
@@ -99,6 +107,23 @@ func execIn(ctx context.Context, g guest.Guest, argv []string) (guestapi.ExecRes
 	}
 	r, err := c.Exec(ctx, lxc.Command{Argv: argv})
 	return guestapi.ExecResult{Exit: r.Exit, Out: r.Stdout, Err: r.Stderr}, err
+}
+
+// interfacesIn lists the network interfaces of a container.
+func interfacesIn(_ context.Context, g guest.Guest) ([]guestapi.Interface, error) {
+	c, ok := g.(*lxc.Container)
+	if !ok {
+		return nil, errors.New("this guest does not share the node's kernel")
+	}
+	list, err := inside.Interfaces(c.Record().Process)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]guestapi.Interface, 0, len(list))
+	for _, i := range list {
+		out = append(out, guestapi.Interface(i))
+	}
+	return out, nil
 }
 
 // storages opens what the cluster has defined; a new cluster gets the

@@ -57,24 +57,36 @@ func (c *Controller) Boot(ctx context.Context) error {
 		return nil
 	}
 	if len(c.startOrder(nil)) > 0 {
-		done := make(chan struct{})
-		begin := func() error {
-			_, err := c.o.Tasks.Start(task.Spec{Type: "startall", User: "root@pam"}, func(ctx context.Context, log task.Log) error {
-				defer close(done)
-				return c.startAll(ctx, c.startOrder(nil), log)
-			})
-			return err
-		}
-		if err := patient(ctx, begin); err != nil {
-			return fmt.Errorf("start guests: %w", err)
-		}
-		select {
-		case <-done: // what went wrong is in the task
-		case <-ctx.Done():
-			return ctx.Err()
-		}
+		return c.startAtBoot(ctx)
 	}
-	return os.WriteFile(c.bootedFile(), nil, 0o600)
+	return c.booted()
+}
+
+// booted notes that this boot's guests were started. A daemon that ends in the
+// middle of it leaves no note: the next one goes on with those that do not run.
+func (c *Controller) booted() error { return os.WriteFile(c.bootedFile(), nil, 0o600) }
+
+func (c *Controller) startAtBoot(ctx context.Context) error {
+	done := make(chan struct{})
+	begin := func() error {
+		_, err := c.o.Tasks.Start(task.Spec{Type: "startall", User: "root@pam"}, func(ctx context.Context, log task.Log) error {
+			defer close(done)
+			if err := c.startAll(ctx, c.startOrder(nil), log); err != nil {
+				return err
+			}
+			return c.booted()
+		})
+		return err
+	}
+	if err := patient(ctx, begin); err != nil {
+		return fmt.Errorf("start guests: %w", err)
+	}
+	select {
+	case <-done: // what went wrong is in the task
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 // patient repeats what cannot begin yet.
@@ -157,6 +169,9 @@ func (c *Controller) StartAll(user string, vms []int) (task.UPID, error) {
 func (c *Controller) startAll(ctx context.Context, list []stage, log task.Log) error {
 	for i, s := range list {
 		for _, e := range s.guests {
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
 			log.Printf("start %s %d", word(e.Kind), e.VMID)
 			r := PowerRequest{Op: OpStart, Kind: e.Kind, VMID: e.VMID}
 			if err := c.startGuest(ctx, r, log); err != nil {

@@ -37,8 +37,9 @@ func (c *Controller) Configure(ctx context.Context, kind guest.Kind, vmid int, u
 	}
 	ended := make(chan error, 1)
 	_, err = c.start(OpConfigure, kind, vmid, user, func(ctx context.Context, log task.Log) error {
-		err := c.configure(ctx, kind, vmid, ch, log)
-		ended <- err
+		err := errors.New("internal error") // what a panic leaves
+		defer func() { ended <- err }()
+		err = c.configure(ctx, kind, vmid, ch, log)
 		return err
 	})
 	if err != nil {
@@ -145,6 +146,9 @@ func (c *Controller) commit(ctx context.Context, e entry, p plan, log task.Log) 
 	if !maps.Equal(rec.Config, e.Config) || rec.Lock != e.Lock {
 		for _, w := range added(wire.Unsupported(wireKind(e.Kind), e.Config), wire.Unsupported(wireKind(e.Kind), rec.Config)) {
 			log.Warnf("%s", w)
+		}
+		if err := c.willFree(ctx, e.VMID, p.Free); err != nil {
+			return err
 		}
 		if _, err := c.table.write(ctx, rec, e.rev); err != nil {
 			return err
@@ -326,7 +330,17 @@ func (c *Controller) resize(ctx context.Context, r ResizeRequest, log task.Log) 
 	if g.size == g.old {
 		return nil
 	}
-	if err := pool.Resize(ctx, name, g.size); err != nil {
+	open := c.live.opened(r.VMID, r.Disk, g.volid)
+	grower, _ := open.(DiskResizer)
+	// An image with a header of its own is QEMU's as long as it is open.
+	if own := format(name) != "raw"; own && open != nil && grower == nil {
+		return fmt.Errorf("disk '%s' cannot be resized while the guest runs", r.Disk)
+	} else if own && grower != nil {
+		if err := grower.ResizeDisk(ctx, r.Disk, g.size); err != nil {
+			return err
+		}
+		grower = nil // it knows
+	} else if err := pool.Resize(ctx, name, g.size); err != nil {
 		return err
 	}
 	if v, _, _, err := c.lookup(ctx, g.volid); err == nil {
@@ -340,30 +354,24 @@ func (c *Controller) resize(ctx context.Context, r ResizeRequest, log task.Log) 
 		return err
 	}
 	log.Printf("%s: size is now %s", r.Disk, property.FormatSize(g.size))
-	return c.tellSize(ctx, r, pool, name, g.size, log)
+	switch {
+	case r.Kind == guest.LXC:
+		return c.growFS(ctx, pool, name, open != nil)
+	case grower != nil:
+		return grower.ResizeDisk(ctx, r.Disk, g.size)
+	}
+	return nil
 }
 
-// tellSize lets the guest know: a machine of its disk, a container by a larger
-// file system.
-func (c *Controller) tellSize(ctx context.Context, r ResizeRequest, pool storage.Pool, name string, size int64, log task.Log) error {
-	h := c.live.handle(r.VMID)
-	if r.Kind == guest.LXC {
-		dev, err := pool.Activate(ctx, name)
-		if err != nil {
-			return err
-		}
-		err = c.o.Provision.(Grower).Grow(ctx, dev)
-		if h == nil {
-			err = errors.Join(err, pool.Deactivate(context.WithoutCancel(ctx), name))
-		}
+// growFS enlarges the file system of a container's volume.
+func (c *Controller) growFS(ctx context.Context, pool storage.Pool, name string, open bool) error {
+	dev, err := pool.Activate(ctx, name)
+	if err != nil {
 		return err
 	}
-	if h == nil {
-		return nil
+	err = c.o.Provision.(Grower).Grow(ctx, dev)
+	if !open {
+		c.letGo(ctx, pool, name)
 	}
-	if d, ok := h.(DiskResizer); ok {
-		return d.ResizeDisk(ctx, r.Disk, size)
-	}
-	log.Warnf("the running guest sees the new size of '%s' after its next start", r.Disk)
-	return nil
+	return err
 }

@@ -15,6 +15,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"joist/cluster/store"
 	"joist/hypervisor/guest"
 	"joist/hypervisor/storage"
@@ -77,6 +79,9 @@ func New(o Options) *Controller {
 // Open reads the guests from the store, takes over those that run here and
 // follows both until ctx ends.
 func (c *Controller) Open(ctx context.Context) error {
+	if err := c.alone(ctx); err != nil {
+		return err
+	}
 	if _, err := os.Stat(c.haltedFile()); err == nil {
 		c.halted = true
 	}
@@ -90,6 +95,29 @@ func (c *Controller) Open(ctx context.Context) error {
 	go c.table.follow(ctx, rev)
 	go c.poll(ctx)
 	return nil
+}
+
+// aloneWait is for a daemon that is on its way out.
+const aloneWait = 10 * time.Second
+
+// alone makes sure that no other daemon runs guests on this node: two would
+// undo each other's tasks. The lock goes with the process, however that ends
+// (flock(2)), or with ctx.
+func (c *Controller) alone(ctx context.Context) error {
+	f, err := os.OpenFile(filepath.Join(c.o.RunDir, "guests-owner"), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return fmt.Errorf("claim the guests of this node: %w", err)
+	}
+	for end := time.Now().Add(aloneWait); ; time.Sleep(50 * time.Millisecond) {
+		if err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err == nil {
+			context.AfterFunc(ctx, func() { f.Close() })
+			return nil
+		}
+		if ctx.Err() != nil || time.Now().After(end) {
+			f.Close()
+			return fmt.Errorf("claim the guests of this node: another daemon has them: %w", err)
+		}
+	}
 }
 
 // findEvery is how often drivers are asked again what runs: a start that was
@@ -165,6 +193,11 @@ func (c *Controller) adopt(ctx context.Context, kind guest.Kind, g guest.Guest) 
 		return
 	}
 	defer unlock()
+	select {
+	case <-g.Done(): // since Find saw it; whoever follows it tells
+		return
+	default:
+	}
 	if c.live.running(g.VMID()) {
 		return
 	}
@@ -190,14 +223,10 @@ func (c *Controller) attach(ctx context.Context, kind guest.Kind, g guest.Guest,
 	}()
 }
 
-// endedWait bounds how long the end of a guest waits for whoever changes it.
-const endedWait = 10 * time.Minute
-
 // ended tidies up after a guest. That it stopped shows from the moment its
 // handle says so; the rest has time.
 func (c *Controller) ended(l *live) {
-	ctx, cancel := context.WithTimeout(context.Background(), endedWait)
-	defer cancel()
+	ctx := context.Background() // whoever holds the lock is a task, and tasks end
 	exit := l.g.Exit()
 	c.live.gone(l, exit)
 	if exit != "" {

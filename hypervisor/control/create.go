@@ -291,5 +291,6 @@ func (c *Controller) provisionOne(ctx context.Context, s ProvisionSpec, volid st
 		return err
 	}
 	err = c.o.Provision.Provision(ctx, s, log)
-	return errors.Join(err, pool.Deactivate(context.WithoutCancel(ctx), name))
+	c.letGo(ctx, pool, name)
+	return err
 }

@@ -2,6 +2,7 @@ package control
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -51,12 +52,15 @@ func (c *Controller) destroy(ctx context.Context, r DestroyRequest, log task.Log
 		return err
 	}
 	rec := e.clone()
-	if rec.Lock = lockDestroyed; e.Lock != lockDestroyed {
+	if r.Stray { // in the configuration, whoever finishes this finds them
+		c.nameStrays(ctx, &rec, log)
+	}
+	if rec.Lock = lockDestroyed; e.Lock != lockDestroyed || len(rec.Config) != len(e.Config) {
 		if e, err = c.table.write(ctx, rec, e.rev); err != nil {
 			return err
 		}
 	}
-	if err := c.freeAll(ctx, e.Record, r.Stray, log); err != nil {
+	if err := c.freeAll(ctx, e.Record, log); err != nil {
 		return err
 	}
 	if err := c.table.remove(ctx, r.VMID, e.rev); err != nil {
@@ -67,23 +71,37 @@ func (c *Controller) destroy(ctx context.Context, r DestroyRequest, log task.Log
 	return nil
 }
 
-func (c *Controller) freeAll(ctx context.Context, r Record, stray bool, log task.Log) error {
+// nameStrays enters disks of the guest that its configuration does not name.
+func (c *Controller) nameStrays(ctx context.Context, r *Record, log task.Log) {
+	n := 0
+	for _, id := range c.strays(ctx, r.VMID, log) {
+		if named(*r, id) {
+			continue
+		}
+		for r.Config[fmt.Sprintf("unused%d", n)] != "" {
+			n++
+		}
+		r.Config[fmt.Sprintf("unused%d", n)] = id
+	}
+}
+
+// freeAll removes the guest's disks. One whose storage is no longer defined
+// can only be reported: nobody knows any more where it was.
+func (c *Controller) freeAll(ctx context.Context, r Record, log task.Log) error {
 	var ids []string
 	for _, id := range volumesOf(r.Kind, r.Config) {
 		if owned(r.VMID, id) && !slices.Contains(ids, id) {
 			ids = append(ids, id)
 		}
 	}
-	if stray {
-		for _, id := range c.strays(ctx, r.VMID, log) {
-			if !slices.Contains(ids, id) {
-				ids = append(ids, id)
-			}
-		}
-	}
 	slices.Sort(ids)
 	for _, id := range ids {
-		if err := c.free(ctx, r.VMID, id); err != nil {
+		err := c.free(ctx, r.VMID, id)
+		if errors.Is(err, storage.ErrNoStorage) {
+			log.Warnf("volume '%s' is left alone: %v", id, err)
+			continue
+		}
+		if err != nil {
 			return fmt.Errorf("remove volume '%s': %w", id, err)
 		}
 		log.Printf("removed volume '%s'", id)

@@ -136,10 +136,17 @@ type fakePool struct {
 	mu     sync.Mutex
 	vols   map[string]storage.Volume
 	active map[string]bool
+	used   int64
 	fail   func(op, name string) error
 }
 
 func (p *fakePool) ID() string { return p.id }
+
+func (p *fakePool) Status(context.Context) (storage.Status, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return storage.Status{Active: true, Total: 1 << 40, Avail: 1<<40 - p.used}, nil
+}
 
 func (p *fakePool) failure(op, name string) error {
 	if p.fail != nil {

@@ -133,6 +133,15 @@ func (s *liveSet) status(vmid int) (st guest.Status, config map[string]string, e
 	return st, l.config, ""
 }
 
+// opened returns the handle of a running guest that has the volume open under
+// that key, nil when none has: a key may name another volume by now.
+func (s *liveSet) opened(vmid int, key, volid string) guest.Guest {
+	if l := s.get(vmid); l != nil && volumeOf(l.kind, key, l.config[key]) == volid {
+		return l.g
+	}
+	return nil
+}
+
 // volumes are those that a running guest has open.
 func (s *liveSet) volumes(vmid int) []string {
 	var out []string

@@ -2,6 +2,7 @@ package control
 
 import (
 	"context"
+	"encoding/json"
 	"net"
 
 	"joist/hypervisor/task"
@@ -62,18 +63,9 @@ type (
 	DiskResizer interface {
 		ResizeDisk(ctx context.Context, key string, size int64) error
 	}
-	// Addresser knows the guest's network interfaces from inside.
-	Addresser interface {
-		Interfaces(ctx context.Context) ([]Interface, error)
-	}
-	// Pinger asks the agent inside the guest for a sign of life.
-	Pinger interface {
-		PingAgent(ctx context.Context) error
+	// AgentAsker asks the agent inside the guest. What the agent refuses is a
+	// *guest.AgentError; ctx must have a deadline.
+	AgentAsker interface {
+		AskAgent(ctx context.Context, command string) (json.RawMessage, error)
 	}
 )
-
-// Interface is one network interface inside a guest.
-type Interface struct {
-	Name, MAC string
-	Addresses []string // with prefix length
-}

@@ -33,7 +33,7 @@ func (c *Controller) Power(r PowerRequest) (task.UPID, error) {
 	if _, err := c.allowed(r.Op, r.Kind, r.VMID, r.SkipLock); err != nil {
 		return task.UPID{}, err
 	}
-	if r.Op == OpStart && c.isHalted() {
+	if (r.Op == OpStart || r.Op == OpReboot) && c.isHalted() {
 		return task.UPID{}, errHalted
 	}
 	if r.Timeout == 0 {
@@ -126,6 +126,9 @@ func (c *Controller) startGuest(ctx context.Context, r PowerRequest, log task.Lo
 		return c.notStarted(ctx, r, e.Record, err)
 	}
 	c.attach(context.WithoutCancel(ctx), r.Kind, g, e.Config)
+	if c.isHalted() { // meanwhile: StopAll has not seen this one
+		return errors.Join(errHalted, g.Stop(ctx, guest.Kill))
+	}
 	return nil
 }
 
@@ -197,11 +200,10 @@ func (c *Controller) activateOne(ctx context.Context, r Record, key, value, id s
 func (c *Controller) deactivate(ctx context.Context, kind guest.Kind, config map[string]string) {
 	for key, id := range volumesOf(kind, config) {
 		pool, name, err := c.o.Storages.Resolve(id)
-		if err == nil && storage.Owner(name) != 0 {
-			err = pool.Deactivate(ctx, name)
-		}
-		if err != nil && !errors.Is(err, storage.ErrNotFound) {
+		if err != nil {
 			c.o.Log.Warn("deactivate volume", "key", key, "volume", id, "err", err)
+		} else if storage.Owner(name) != 0 {
+			c.letGo(ctx, pool, name)
 		}
 	}
 }

@@ -147,7 +147,9 @@ func (t *table) remove(ctx context.Context, vmid int, rev int64) error {
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	delete(t.recs, vmid)
-	t.seen[vmid] = now
+	if now > t.seen[vmid] { // otherwise somebody has taken the VMID since
+		delete(t.recs, vmid)
+		t.seen[vmid] = now
+	}
 	return nil
 }

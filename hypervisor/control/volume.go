@@ -8,6 +8,7 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"time"
 
 	"joist/api/drive"
 	"joist/api/guest/property"
@@ -176,6 +177,11 @@ func (c *Controller) create(ctx context.Context, pool storage.Pool, vmid int, s 
 	if j == nil {
 		return storage.Volume{}, errors.New("create volume: outside of a task")
 	}
+	// Thin volumes and sparse files are made on a full storage all the same,
+	// and fail their guest later.
+	if st, err := pool.Status(ctx); err == nil && st.Active && st.Avail <= 0 {
+		return storage.Volume{}, fmt.Errorf("storage '%s' is full: %w", pool.ID(), storage.ErrNoSpace)
+	}
 	for {
 		list, err := pool.List(ctx)
 		if err != nil {
@@ -273,7 +279,57 @@ func (c *Controller) fill(ctx context.Context, pool storage.Pool, v storage.Volu
 		return err
 	}
 	err = c.o.Import.Import(ctx, dst, src.path, src.format)
-	return errors.Join(err, pool.Deactivate(context.WithoutCancel(ctx), name))
+	c.letGo(ctx, pool, name)
+	return err
+}
+
+// A volume is busy for a moment after its last user: udev's workers open
+// block devices that were written to (udev(7), "watch").
+const (
+	busyTries = 10
+	busyPause = 200 * time.Millisecond
+)
+
+// retry repeats what fails because a volume is in use.
+func retry(ctx context.Context, f func() error) error {
+	for n := 1; ; n++ {
+		err := f()
+		if !errors.Is(err, storage.ErrInUse) || n == busyTries {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(busyPause):
+		}
+	}
+}
+
+// letGo deactivates a volume. One that stays active is no harm to anybody.
+func (c *Controller) letGo(ctx context.Context, pool storage.Pool, name string) {
+	ctx = context.WithoutCancel(ctx)
+	if err := retry(ctx, func() error { return pool.Deactivate(ctx, name) }); err != nil && !errors.Is(err, storage.ErrNotFound) {
+		c.o.Log.Warn("deactivate volume", "storage", pool.ID(), "volume", name, "err", err)
+	}
+}
+
+// willFree enters volumes in the task's journal before the configuration
+// forgets them: whoever replays it deletes those that no configuration names.
+func (c *Controller) willFree(ctx context.Context, vmid int, volids []string) error {
+	j := task.JournalOf(ctx)
+	if j == nil {
+		return nil
+	}
+	for _, id := range volids {
+		pool, name, err := storage.SplitID(id)
+		if err != nil {
+			return err
+		}
+		if err := j.Record(stepVolume, volumeStep{vmid, pool, base(name)}); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // free deletes a guest's own volume. One that is gone already is fine.
@@ -285,13 +341,14 @@ func (c *Controller) free(ctx context.Context, vmid int, volid string) error {
 	if storage.Owner(name) != vmid {
 		return fmt.Errorf("volume '%s' does not belong to guest %d", volid, vmid)
 	}
-	if err := pool.Deactivate(ctx, name); err != nil && !errors.Is(err, storage.ErrNotFound) {
-		return err
+	err = retry(ctx, func() error { return pool.Deactivate(ctx, name) })
+	if err == nil {
+		err = retry(ctx, func() error { return pool.Delete(ctx, name) })
 	}
-	if err := pool.Delete(ctx, name); err != nil && !errors.Is(err, storage.ErrNotFound) {
-		return err
+	if errors.Is(err, storage.ErrNotFound) {
+		return nil
 	}
-	return nil
+	return err
 }
 
 // Replayers undo what interrupted and failed tasks of guests left.

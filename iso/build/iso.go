@@ -1,6 +1,7 @@
 package build
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/binary"
@@ -98,62 +99,12 @@ func (b *Builder) answer() ([]byte, error) {
 
 // medium gathers the medium's files in the work folder and writes the image.
 func (b *Builder) medium(ctx context.Context, s System, text []byte) error {
-	files := map[string]string{} // path on the medium → path in the sandbox
-	put := func(at, local string) { files[at] = "/host/work/" + local }
-	save := func(at, local string, c []byte) error {
-		put(at, local)
-		return os.WriteFile(filepath.Join(b.work, local), c, 0o644)
-	}
-	dir := "/joist/" + b.id
-	put("/boot/vmlinuz", "vmlinuz")
-	put("/boot/initrd", "initrd")
-	put(dir+"/system.sqfs", "system.sqfs")
-
-	manifest, err := s.Manifest.Encode()
+	files, err := b.contents(ctx, s, text)
 	if err != nil {
 		return err
 	}
-	menu, err := boot.MediumMenu(boot.Medium{BuildID: b.id, Version: b.cfg.Version, Console: b.consoles(), Extra: strings.Fields(b.cfg.Image.KernelArgs)})
-	if err != nil {
-		return err
-	}
-	if err := save(dir+"/manifest.json", "manifest.json", manifest); err != nil {
-		return err
-	}
-	if err := save("/boot/grub/grub.cfg", "grub.cfg", menu); err != nil {
-		return err
-	}
-	if text != nil {
-		if err := save("/joist/answer.toml", "answer.toml", text); err != nil {
-			return err
-		}
-	}
-	for _, mk := range []struct {
-		out  string
-		args []string
-	}{{"core-medium.img", boot.MediumCore("/host/work/core-medium.img")}, {"core-disk.img", boot.DiskCore("/host/work/core-disk.img")}} {
-		if _, err := b.inBox(ctx, "/usr/bin/grub-mkimage", mk.args...); err != nil {
-			return fmt.Errorf("make %s: %w", mk.out, err)
-		}
-	}
-	put("/boot/bios.img", "core-medium.img")
-	put(dir+"/boot/grub-core-disk.img", "core-disk.img")
-	files[dir+"/boot/grub-boot.img"] = "/" + grubPC + "/boot.img"
-	for at, from := range map[string]string{
-		"shimx64.efi": shimDir + "/shimx64.efi.signed", "mmx64.efi": shimDir + "/mmx64.efi.signed", "grubx64.efi": grubSigned + "/grubx64.efi.signed",
-	} {
-		files[dir+"/boot/"+at] = "/" + from
-	}
-	files["/EFI/BOOT/BOOTX64.EFI"] = "/" + shimDir + "/shimx64.efi.signed"
-	files["/EFI/BOOT/mmx64.efi"] = "/" + shimDir + "/mmx64.efi.signed"
-	files["/EFI/BOOT/grubx64.efi"] = "/" + grubSigned + "/gcdx64.efi.signed"
-	if err := b.efiImage(filepath.Join(b.work, "efi.img")); err != nil {
-		return err
-	}
-	put("/efi.img", "efi.img")
-
 	sum := sha256.Sum256([]byte("joist medium " + b.id))
-	guid, err := disk.NewGUID(strings.NewReader(string(sum[:])))
+	guid, err := disk.NewGUID(bytes.NewReader(sum[:]))
 	if err != nil {
 		return err
 	}
@@ -166,6 +117,52 @@ func (b *Builder) medium(ctx context.Context, s System, text []byte) error {
 		return os.Chmod(filepath.Join(b.work, "medium.iso"), 0o600)
 	}
 	return nil
+}
+
+// contents makes the medium's files: path on the medium → path in the sandbox.
+func (b *Builder) contents(ctx context.Context, s System, text []byte) (map[string]string, error) {
+	dir := "/joist/" + b.id
+	manifest, err := s.Manifest.Encode()
+	if err != nil {
+		return nil, err
+	}
+	menu, err := boot.MediumMenu(boot.Medium{BuildID: b.id, Version: b.cfg.Version, Console: b.consoles(), Extra: strings.Fields(b.cfg.Image.KernelArgs)})
+	if err != nil {
+		return nil, err
+	}
+	saved := map[string][]byte{"manifest.json": manifest, "grub.cfg": menu}
+	files := map[string]string{
+		"/boot/vmlinuz": "vmlinuz", "/boot/initrd": "initrd", "/boot/grub/grub.cfg": "grub.cfg", "/boot/bios.img": "core-medium.img", "/efi.img": "efi.img",
+		dir + "/system.sqfs": "system.sqfs", dir + "/manifest.json": "manifest.json", dir + "/boot/grub-core-disk.img": "core-disk.img",
+	}
+	if text != nil {
+		saved["answer.toml"], files["/joist/answer.toml"] = text, "answer.toml"
+	}
+	for name, c := range saved {
+		if err := os.WriteFile(filepath.Join(b.work, name), c, 0o644); err != nil {
+			return nil, err
+		}
+	}
+	for at, local := range files {
+		files[at] = "/host/work/" + local
+	}
+	for at, from := range map[string]string{
+		dir + "/boot/grub-boot.img": grubPC + "/boot.img",
+		dir + "/boot/shimx64.efi":   shimDir + "/shimx64.efi.signed",
+		dir + "/boot/mmx64.efi":     shimDir + "/mmx64.efi.signed",
+		dir + "/boot/grubx64.efi":   grubSigned + "/grubx64.efi.signed",
+		"/EFI/BOOT/BOOTX64.EFI":     shimDir + "/shimx64.efi.signed",
+		"/EFI/BOOT/mmx64.efi":       shimDir + "/mmx64.efi.signed",
+		"/EFI/BOOT/grubx64.efi":     grubSigned + "/gcdx64.efi.signed",
+	} {
+		files[at] = "/" + from
+	}
+	for _, args := range [][]string{boot.MediumCore("/host/work/core-medium.img"), boot.DiskCore("/host/work/core-disk.img")} {
+		if _, err := b.inBox(ctx, "/usr/bin/grub-mkimage", args...); err != nil {
+			return nil, fmt.Errorf("make GRUB's core image: %w", err)
+		}
+	}
+	return files, b.efiImage(filepath.Join(b.work, "efi.img"))
 }
 
 func (b *Builder) consoles() []string {

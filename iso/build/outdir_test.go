@@ -183,10 +183,10 @@ func TestExplainFull(t *testing.T) {
 	}
 }
 
-func TestPruneTools(t *testing.T) {
+func TestPruneCache(t *testing.T) {
 	dir := t.TempDir()
 	old := time.Now().Add(-48 * time.Hour)
-	for name, at := range map[string]time.Time{"current": old, "recent": time.Now(), "old": old, newTools + "killed": time.Now()} {
+	for name, at := range map[string]time.Time{"current": old, "recent": time.Now(), "old": old, newEntry + "killed": time.Now()} {
 		if err := os.MkdirAll(filepath.Join(dir, name, "usr"), 0o755); err != nil {
 			t.Fatal(err)
 		}
@@ -194,11 +194,44 @@ func TestPruneTools(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if err := pruneTools(dir, "current", time.Now().Add(-time.Hour)); err != nil {
+	if err := pruneCache(dir, "current", time.Now().Add(-time.Hour)); err != nil {
 		t.Fatal(err)
 	}
 	if got := names(t, dir); !slices.Equal(got, []string{"current", "recent"}) {
 		t.Errorf("left are %v", got)
+	}
+}
+
+// A folder of the cache is made once, and only as a whole.
+func TestCached(t *testing.T) {
+	b := &Builder{cache: t.TempDir()}
+	get := func(key string, fail error) (string, bool, error) {
+		made := false
+		dir, err := b.cached(t.Context(), "kind", key, func(tmp string) error {
+			made = true
+			return errors.Join(fail, os.WriteFile(filepath.Join(tmp, "f"), []byte(key), 0o644))
+		})
+		return dir, made, err
+	}
+	broken := errors.New("broken")
+	if _, _, err := get("a", broken); !errors.Is(err, broken) {
+		t.Errorf("a failure became %v", err)
+	}
+	if got := names(t, filepath.Join(b.cache, "kind")); len(got) != 0 {
+		t.Errorf("a failure left %v", got)
+	}
+	for i, want := range []bool{true, false} {
+		dir, made, err := get("a", nil)
+		text, err2 := os.ReadFile(filepath.Join(dir, "f"))
+		if err != nil || err2 != nil || made != want || string(text) != "a" {
+			t.Errorf("call %d: made %v, content %q, %v, %v", i, made, text, err, err2)
+		}
+	}
+	if _, made, err := get("b", nil); !made || err != nil {
+		t.Errorf("another key: made %v, %v", made, err)
+	}
+	if got := names(t, b.cache); !slices.Equal(got, []string{"kind", "kind.lock"}) {
+		t.Errorf("the cache has %v", got)
 	}
 }
 

@@ -187,7 +187,9 @@ func (b *Builder) buildID() string {
 	return hex.EncodeToString(h.Sum(nil))[:16]
 }
 
-// indexModules drops unwanted modules and lets depmod index the rest.
+// indexModules drops unwanted modules and lets depmod index the rest. The
+// result is kept by the hash of all that goes in, because depmod must unpack
+// every module to look into it.
 func (b *Builder) indexModules(ctx context.Context, root *tree.Node) error {
 	return b.o.Sink.Do("index kernel modules", func(func(n, of int64)) error {
 		release, err := kernelRelease(root)
@@ -195,50 +197,97 @@ func (b *Builder) indexModules(ctx context.Context, root *tree.Node) error {
 			return err
 		}
 		base := "/usr/lib/modules/" + release
-		d := root.Resolve(base)
-		var drop []string
-		mods := tree.New()
-		err = d.Walk(func(p string, n *tree.Node) error {
-			if !n.Mode.IsRegular() {
-				return nil
-			}
-			if policy.DropModule(strings.TrimPrefix(p, "/")) {
-				drop = append(drop, p)
-				return nil
-			}
-			return mods.AddFile(p, 0o644, n.Data)
-		})
+		mods, err := keptModules(root, base)
 		if err != nil {
 			return err
 		}
-		for _, p := range drop {
-			root.Remove(base + p)
-		}
-		dir := filepath.Join(b.work, "depmod", "lib", "modules", release)
-		if err := os.MkdirAll(dir, 0o755); err != nil {
+		key, err := digestOf(mods, filepath.Base(b.box.Root), release)
+		if err != nil {
 			return err
 		}
-		if err := mods.WriteDir(dir); err != nil {
+		dir, err := b.cached(ctx, "modules", key, func(tmp string) error { return b.depmod(ctx, mods, release, tmp) })
+		if err != nil {
 			return err
 		}
-		if _, err := b.inBox(ctx, "/usr/sbin/depmod", "-b", "/host/work/depmod", release); err != nil {
-			return err
-		}
-		found, err := filepath.Glob(filepath.Join(dir, "modules.*"))
+		found, err := os.ReadDir(dir)
 		if err != nil {
 			return err
 		}
 		for _, f := range found {
-			c, err := os.ReadFile(f)
+			c, err := os.ReadFile(filepath.Join(dir, f.Name()))
 			if err != nil {
 				return err
 			}
-			if err := root.AddFile(base+"/"+filepath.Base(f), 0o644, tree.Bytes(c)); err != nil {
+			if err := root.AddFile(path.Join(base, f.Name()), 0o644, tree.Bytes(c)); err != nil {
 				return err
 			}
 		}
-		return os.RemoveAll(filepath.Join(b.work, "depmod"))
+		return nil
 	})
+}
+
+// depmod writes the indexes of the modules to the folder to.
+func (b *Builder) depmod(ctx context.Context, mods *tree.Node, release, to string) error {
+	dir := filepath.Join(b.work, "depmod", "lib", "modules", release)
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	if err := mods.WriteDir(dir); err != nil {
+		return err
+	}
+	if _, err := b.inBox(ctx, "/usr/sbin/depmod", "-b", "/host/work/depmod", release); err != nil {
+		return err
+	}
+	found, err := filepath.Glob(filepath.Join(dir, "modules.*"))
+	if err != nil {
+		return err
+	}
+	for _, f := range found {
+		if err := linkOrCopy(f, filepath.Join(to, filepath.Base(f))); err != nil {
+			return err
+		}
+	}
+	return os.RemoveAll(filepath.Join(b.work, "depmod"))
+}
+
+// digestOf names the content of the files of a tree, and what else matters.
+func digestOf(root *tree.Node, more ...string) (string, error) {
+	h := sha256.New()
+	fmt.Fprintf(h, "%q\n", more)
+	err := root.Walk(func(p string, n *tree.Node) error {
+		if n.Data == nil {
+			return nil
+		}
+		fmt.Fprintf(h, "%q %d\n", p, n.Data.Size())
+		r, err := n.Data.Open()
+		if err != nil {
+			return err
+		}
+		_, err = io.Copy(h, r)
+		return errors.Join(err, r.Close())
+	})
+	return hex.EncodeToString(h.Sum(nil))[:16], err
+}
+
+// keptModules takes the modules that policy drops out of the tree and returns
+// the others as a tree of their own.
+func keptModules(root *tree.Node, base string) (*tree.Node, error) {
+	var drop []string
+	mods := tree.New()
+	err := root.Resolve(base).Walk(func(p string, n *tree.Node) error {
+		if !n.Mode.IsRegular() {
+			return nil
+		}
+		if policy.DropModule(strings.TrimPrefix(p, "/")) {
+			drop = append(drop, p)
+			return nil
+		}
+		return mods.AddFile(p, 0o644, n.Data)
+	})
+	for _, p := range drop {
+		root.Remove(base + p)
+	}
+	return mods, err
 }
 
 // finish makes the tree what the node will see: /var and /boot move out, mount

@@ -7,8 +7,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
-	"time"
 
 	"joist/internal/run"
 	"joist/rootfs/sandbox"
@@ -22,50 +20,14 @@ func (b *Builder) tools(ctx context.Context) error {
 	for _, p := range b.lock.Set(setTools) {
 		fmt.Fprintln(h, p.Name, p.SHA256)
 	}
-	dir := filepath.Join(b.cache, "sandbox", hex.EncodeToString(h.Sum(nil))[:16])
-	b.box = sandbox.Sandbox{Root: dir, Binds: []sandbox.Bind{{Host: b.work, Inside: "/host/work"}}}
 	return b.o.Sink.Do("unpack build tools", func(func(n, of int64)) error {
-		if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
-			return err
-		}
-		lock, err := lockFile(ctx, filepath.Join(b.cache, "sandbox.lock"), nil)
-		if err != nil {
-			return fmt.Errorf("lock the cache: %w", err)
-		}
-		defer lock.Close()
-		if err := pruneTools(filepath.Dir(dir), filepath.Base(dir), time.Now().Add(-keepFor)); err != nil {
-			return fmt.Errorf("remove old build tools: %w", err)
-		}
-		now := time.Now()
-		if os.Chtimes(dir, now, now) == nil {
-			return nil // it is there
-		}
-		return b.unpackTools(ctx, dir)
+		dir, err := b.cached(ctx, "sandbox", hex.EncodeToString(h.Sum(nil))[:16], func(tmp string) error { return b.unpackTools(ctx, tmp) })
+		b.box = sandbox.Sandbox{Root: dir, Binds: []sandbox.Bind{{Host: b.work, Inside: "/host/work"}}}
+		return err
 	})
 }
 
-// pruneTools removes sandboxes that no build used since the given time, and
-// those that a killed build left unfinished. The cache must be locked.
-func pruneTools(dir, keep string, since time.Time) error {
-	list, err := os.ReadDir(dir)
-	if err != nil {
-		return err
-	}
-	for _, e := range list {
-		st, err := e.Info()
-		if err != nil || e.Name() == keep || !strings.HasPrefix(e.Name(), newTools) && st.ModTime().After(since) {
-			continue
-		}
-		if err := removeAll(filepath.Join(dir, e.Name())); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-const newTools = ".new-"
-
-// unpackTools writes the tools' tree to dir, which appears when it is whole.
+// unpackTools writes the tools' tree to dir.
 func (b *Builder) unpackTools(ctx context.Context, dir string) error {
 	pkgs, err := b.open(setTools)
 	if err != nil {
@@ -79,21 +41,10 @@ func (b *Builder) unpackTools(ctx context.Context, dir string) error {
 	if err := fl.Err(); err != nil {
 		return err
 	}
-	tmp, err := os.MkdirTemp(filepath.Dir(dir), newTools)
-	if err != nil {
-		return err
-	}
-	defer removeAll(tmp) // after the rename there is none of that name
-	if err := os.Chmod(tmp, 0o755); err != nil {
-		return err
-	}
-	if err := root.WriteDir(tmp); err != nil {
+	if err := root.WriteDir(dir); err != nil {
 		return fmt.Errorf("write the tools: %w", err)
 	}
-	if err := sandbox.Prepare(tmp); err != nil {
-		return err
-	}
-	return os.Rename(tmp, dir)
+	return sandbox.Prepare(dir)
 }
 
 func acceptAll(pkgs []unpack.Package) map[string]bool {

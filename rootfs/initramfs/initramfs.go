@@ -150,7 +150,43 @@ func modules(out, sys *tree.Node, kernel string) error {
 	if err != nil {
 		return fmt.Errorf("read the modules' dependencies (was depmod run?): %w", err)
 	}
-	deps := parseDep(string(dep))
+	take := closure(parseDep(string(dep)))
+	to := "/lib/modules/" + kernel
+	names := map[string]bool{}
+	for file := range take {
+		names[moduleName(file)] = true
+		n := sys.Resolve(path.Join(dir, file))
+		if n == nil {
+			return fmt.Errorf("module %s is named in modules.dep and missing", file)
+		}
+		if err := out.AddFile(path.Join(to, file), 0o644, n.Data); err != nil {
+			return err
+		}
+	}
+	for ix, keep := range map[string]func(f []string) bool{
+		"modules.dep":             func(f []string) bool { return take[strings.TrimSuffix(f[0], ":")] },
+		"modules.order":           func(f []string) bool { return names[moduleName(f[0])] },
+		"modules.alias":           func(f []string) bool { return len(f) == 3 && names[f[2]] },
+		"modules.softdep":         func(f []string) bool { return len(f) > 1 && names[strings.ReplaceAll(f[1], "-", "_")] },
+		"modules.builtin":         nil, // whole
+		"modules.builtin.modinfo": nil,
+	} {
+		b, err := sys.Read(dir + "/" + ix)
+		if err != nil {
+			return fmt.Errorf("read the modules' index: %w", err)
+		}
+		if keep != nil {
+			b = keepLines(b, keep)
+		}
+		if err := out.AddFile(to+"/"+ix, 0o644, tree.Bytes(b)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// closure is the wanted modules and all that they depend on.
+func closure(deps map[string][]string) map[string]bool {
 	take := map[string]bool{}
 	var add func(file string)
 	add = func(file string) {
@@ -167,38 +203,7 @@ func modules(out, sys *tree.Node, kernel string) error {
 			add(file)
 		}
 	}
-	to := "/lib/modules/" + kernel
-	names := map[string]bool{}
-	for file := range take {
-		names[moduleName(file)] = true
-		n := sys.Resolve(path.Join(dir, file))
-		if n == nil {
-			return fmt.Errorf("module %s is named in modules.dep and missing", file)
-		}
-		if err := out.AddFile(path.Join(to, file), 0o644, n.Data); err != nil {
-			return err
-		}
-	}
-	for _, ix := range []string{"modules.dep", "modules.alias", "modules.softdep", "modules.builtin", "modules.builtin.modinfo", "modules.order"} {
-		b, err := sys.Read(dir + "/" + ix)
-		if err != nil {
-			return fmt.Errorf("read the modules' index: %w", err)
-		}
-		switch ix {
-		case "modules.dep":
-			b = keepLines(b, func(f []string) bool { return take[strings.TrimSuffix(f[0], ":")] })
-		case "modules.order":
-			b = keepLines(b, func(f []string) bool { return names[moduleName(f[0])] })
-		case "modules.alias":
-			b = keepLines(b, func(f []string) bool { return len(f) == 3 && names[f[2]] })
-		case "modules.softdep":
-			b = keepLines(b, func(f []string) bool { return len(f) > 1 && names[strings.ReplaceAll(f[1], "-", "_")] })
-		}
-		if err := out.AddFile(to+"/"+ix, 0o644, tree.Bytes(b)); err != nil {
-			return err
-		}
-	}
-	return nil
+	return take
 }
 
 func keepLines(b []byte, keep func(fields []string) bool) []byte {

@@ -102,7 +102,6 @@ var drops = []reason{
 	{"/usr/share/info/", "documentation"},
 	{"/usr/share/gtk-doc/", "documentation"},
 	{"/usr/share/locale/", "locales"},
-	{"/usr/lib/locale/", "locales"},
 	{"/usr/share/i18n/", "locales"},
 	{"/usr/share/lintian/", "packaging"},
 	{"/usr/share/bug/", "packaging"},

@@ -81,18 +81,7 @@ func (s Sandbox) Run(ctx context.Context, c run.Cmd) ([]byte, error) {
 			return nil, err
 		}
 	}
-	if !filepath.IsAbs(c.Path) {
-		dir := "/usr/bin"
-		if _, err := os.Lstat(filepath.Join(s.Root, dir, c.Path)); err != nil {
-			dir = "/usr/sbin"
-		}
-		c.Path = filepath.Join(dir, c.Path)
-	}
-	o := order{Root: s.Root, Binds: s.Binds, Writable: s.Writable, Path: c.Path, Args: append([]string{c.Path}, c.Args...), Env: c.Env, Dir: c.Dir}
-	if o.Env == nil {
-		o.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C.UTF-8", "HOME=/tmp", "TZ=UTC"}
-	}
-	msg, err := json.Marshal(o)
+	msg, err := json.Marshal(s.order(&c))
 	if err != nil {
 		return nil, err
 	}
@@ -126,6 +115,22 @@ func (s Sandbox) Run(ctx context.Context, c run.Cmd) ([]byte, error) {
 		}
 	}
 	return out.Finish(ctx, x.ProcessState, explain(err, x.ProcessState))
+}
+
+// order completes c.Path and says what the process is to do.
+func (s Sandbox) order(c *run.Cmd) order {
+	if !filepath.IsAbs(c.Path) {
+		dir := "/usr/bin"
+		if _, err := os.Lstat(filepath.Join(s.Root, dir, c.Path)); err != nil {
+			dir = "/usr/sbin"
+		}
+		c.Path = filepath.Join(dir, c.Path)
+	}
+	o := order{Root: s.Root, Binds: s.Binds, Writable: s.Writable, Path: c.Path, Args: append([]string{c.Path}, c.Args...), Env: c.Env, Dir: c.Dir}
+	if o.Env == nil {
+		o.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C.UTF-8", "HOME=/tmp", "TZ=UTC"}
+	}
+	return o
 }
 
 // explain recognises a machine without user namespaces: clone(2) fails, or,

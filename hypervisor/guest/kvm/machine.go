@@ -23,6 +23,7 @@ type Machine struct {
 	vmid  int
 	group guest.Group
 	done  chan struct{}
+	agent chan struct{} // holds one: who speaks to the agent
 
 	unwatch func() // of an adopted machine
 
@@ -46,7 +47,7 @@ var (
 const ExitSelf = "guest shut down"
 
 func (d *Driver) newMachine(rec guest.Record) *Machine {
-	return &Machine{d: d, vmid: rec.VMID, group: d.Groups.Group(rec.VMID), rec: rec, done: make(chan struct{})}
+	return &Machine{d: d, vmid: rec.VMID, group: d.Groups.Group(rec.VMID), rec: rec, done: make(chan struct{}), agent: make(chan struct{}, 1)}
 }
 
 // VMID is the guest's number.

@@ -78,7 +78,7 @@ func (s Shells) open(n int) (*terminal, error) {
 		outer.Close()
 		return nil, err
 	}
-	t := &terminal{File: outer, shells: s, group: group, ended: make(chan struct{})}
+	t := &terminal{outer: outer, shells: s, group: group, ended: make(chan struct{})}
 	if err := t.start(inner); err != nil {
 		outer.Close()
 		return nil, errors.Join(err, s.clear(group))
@@ -118,7 +118,7 @@ func openPTY() (outer, inner *os.File, err error) {
 
 // terminal is the outer end of a shell's terminal.
 type terminal struct {
-	*os.File
+	outer  *os.File // not embedded: its WriteTo would get past Read
 	shells Shells
 	group  guest.Group
 	ended  chan struct{} // closed when the shell has ended
@@ -162,16 +162,19 @@ func (t *terminal) start(inner *os.File) error {
 // Read ends with io.EOF when nobody has the inner end open any more, of which
 // Linux makes EIO.
 func (t *terminal) Read(p []byte) (int, error) {
-	n, err := t.File.Read(p)
+	n, err := t.outer.Read(p)
 	if errors.Is(err, unix.EIO) || errors.Is(err, fs.ErrClosed) {
 		err = io.EOF
 	}
 	return n, err
 }
 
+// Write types.
+func (t *terminal) Write(p []byte) (int, error) { return t.outer.Write(p) }
+
 // Resize tells the programs how large the window is.
 func (t *terminal) Resize(cols, rows uint16) error {
-	raw, err := t.SyscallConn()
+	raw, err := t.outer.SyscallConn()
 	if err != nil {
 		return err
 	}
@@ -185,7 +188,7 @@ func (t *terminal) Resize(cols, rows uint16) error {
 func (t *terminal) Close() error {
 	var err error
 	t.once.Do(func() {
-		err = t.File.Close()
+		err = t.outer.Close()
 		select {
 		case <-t.ended:
 		case <-time.After(patience):

@@ -24,8 +24,8 @@ func until(t *testing.T, r *bufio.Reader, mark string) string {
 	t.Helper()
 	for {
 		line, err := r.ReadString('\n')
-		if i := strings.Index(line, mark); i == 0 || i > 0 && line[i-1] == ' ' {
-			return strings.TrimSpace(line[i+len(mark):])
+		if rest, ok := strings.CutPrefix(line, mark); ok { // what was typed is echoed, but begins otherwise
+			return strings.TrimSpace(rest)
 		}
 		if err != nil {
 			t.Fatalf("no %q: %v", mark, err)

@@ -35,6 +35,11 @@ type API struct {
 
 	// Exec runs a program as root in a running container; nil: none can.
 	Exec func(ctx context.Context, g guest.Guest, argv []string) (ExecResult, error)
+	// Interfaces lists what a running container has; nil: nobody knows.
+	Interfaces func(ctx context.Context, g guest.Guest) ([]Interface, error)
+	// Shell opens root's shell on the node; n is a number that no other shell
+	// of this boot has. nil: there is none.
+	Shell func(ctx context.Context, n int) (guest.Console, error)
 
 	consoles *consoles
 }
@@ -45,12 +50,19 @@ type ExecResult struct {
 	Out, Err []byte
 }
 
+// Interface is one network interface inside a guest.
+type Interface struct {
+	Name, MAC string
+	Addresses []string // with prefix length
+}
+
 // Routes lists the calls.
 func (a *API) Routes() []server.Route {
 	a.consoles = newConsoles(time.Now)
 	out := append(a.guestRoutes(guest.KVM), a.guestRoutes(guest.LXC)...)
 	out = append(out, a.machineRoutes()...)
 	out = append(out, a.containerRoutes()...)
+	out = append(out, a.shellRoutes()...)
 	return append(out, a.nodeRoutes()...)
 }
 

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"crypto/rand"
+	"crypto/subtle"
 	"encoding/base32"
 	"errors"
 	"fmt"
@@ -16,10 +17,10 @@ import (
 
 	"github.com/coder/websocket"
 
-	wire "joist/api/guest"
 	"joist/api/schema"
 	"joist/hypervisor/control"
 	"joist/hypervisor/guest"
+	"joist/hypervisor/guest/vterm/rfb"
 	"joist/hypervisor/server"
 	"joist/hypervisor/task"
 )
@@ -41,8 +42,9 @@ type session struct {
 	path     string // what the ticket is for
 	ticket   string
 	password string // of RFB; "" for a terminal
-	serial   string
 	expires  time.Time
+	number   int // of its task; no other in this boot has it
+	look     func() (view, error)
 
 	opened chan struct{} // closed when the WebSocket came
 	ended  chan struct{} // closed when it is gone
@@ -58,13 +60,18 @@ type consoles struct {
 
 func newConsoles(now func() time.Time) *consoles { return &consoles{now: now, set: map[int]*session{}} }
 
-// add gives a session the first free port.
-func (c *consoles) add(s *session) error {
+// add gives a session the first free port, and the ticket for it. RFB sees the
+// first eight characters of a password only; a ticket's own are the same for
+// everybody, so that those of a screen begin with the password.
+func (c *consoles) add(s *session, t Tickets) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for p := firstPort; p <= lastPort; p++ {
 		if c.set[p] == nil {
 			s.port, s.expires = p, c.now().Add(openWithin)
+			if s.ticket = t.IssueVNC(s.user, s.path, s.port); s.password != "" {
+				s.ticket = s.password + ":" + s.ticket
+			}
 			s.opened, s.ended, s.stop = make(chan struct{}), make(chan struct{}), make(chan struct{})
 			c.set[p] = s
 			return nil
@@ -73,13 +80,16 @@ func (c *consoles) add(s *session) error {
 	return errors.New("unable to find free port (5900-5999)")
 }
 
-// take opens a session, once.
-func (c *consoles) take(port int, user, path string) (*session, error) {
+// take opens a session, once. A wrong ticket does not use it up.
+func (c *consoles) take(port int, user, path, ticket string) (*session, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	s := c.set[port]
 	if s == nil || s.user != user || s.path != path || c.now().After(s.expires) {
 		return nil, fmt.Errorf("no console is waiting on port %d", port)
+	}
+	if subtle.ConstantTimeCompare([]byte(s.ticket), []byte(ticket)) != 1 {
+		return nil, errTicket
 	}
 	select {
 	case <-s.opened:
@@ -89,6 +99,8 @@ func (c *consoles) take(port int, user, path string) (*session, error) {
 		return s, nil
 	}
 }
+
+var errTicket = &server.Error{Status: http.StatusUnauthorized, Text: "invalid PVEVNC ticket"}
 
 func (c *consoles) drop(s *session) {
 	c.mu.Lock()
@@ -100,27 +112,60 @@ func (c *consoles) drop(s *session) {
 
 type routeMaker func(verb, path, text, priv string, do server.Handler, params ...schema.Param) server.Route
 
+// socketParams are those of the second call.
+func socketParams() []schema.Param {
+	return []schema.Param{{Name: "port", Type: schema.Integer, Min: schema.F(firstPort), Max: schema.F(lastPort), Text: "port of the first call"},
+		{Name: "vncticket", MaxLen: 512, Text: "ticket of the first call"}}
+}
+
 func (k kind) consoleRoutes(r routeMaker, one string) []server.Route {
-	ws := r("GET", one+"/vncwebsocket", "The console itself, as a WebSocket.", "VM.Console", k.websocket,
-		schema.Param{Name: "port", Type: schema.Integer, Min: schema.F(firstPort), Max: schema.F(lastPort), Text: "port of the first call"},
-		schema.Param{Name: "vncticket", MaxLen: 512, Text: "ticket of the first call"})
+	ws := r("GET", one+"/vncwebsocket", "The console itself, as a WebSocket.", "VM.Console", k.websocket, socketParams()...)
 	ws.Raw = true
 	out := []server.Route{ws, r("POST", one+"/termproxy", "Make a ticket for the text console.", "VM.Console", k.termProxy,
 		schema.Param{Name: "serial", Optional: true, Enum: []string{"serial0", "serial1", "serial2", "serial3"}, Text: "which serial port"})}
 	vnc := []schema.Param{boolP("websocket", "has no effect: there is no other way"), boolP("generate-password", "a password instead of the ticket")}
 	if k.kind == guest.LXC {
-		vnc = append(vnc, intP("width", "has no effect"), intP("height", "has no effect"))
+		vnc = append(vnc, intP("width", "of the terminal, in pixels"), intP("height", "of the terminal, in pixels"))
 	}
 	return append(out, r("POST", one+"/vncproxy", "Make a ticket for the screen.", "VM.Console", k.vncProxy, vnc...))
 }
 
-func (k kind) termProxy(_ context.Context, r *server.Request) (any, error) {
-	h, err := k.a.Guests.Handle(k.kind, vmid(r))
-	if err != nil {
-		return nil, err
+// shellRoutes are the console of the node itself. Only root has one: whom else
+// the API knows is nobody on the node.
+func (a *API) shellRoutes() []server.Route {
+	perm := schema.Perm{And: []schema.Perm{{Root: true}, {Path: "/nodes/{node}", Privs: []string{"Sys.Console"}}}}
+	const one = "/nodes/{node}"
+	return []server.Route{
+		{Method: schema.Method{Verb: "POST", Path: one + "/termproxy", Text: "Make a ticket for a shell on the node.", OnNode: true, Perm: perm, NoToken: true,
+			Params: []schema.Param{server.NodeParam(), {Name: "cmd", Optional: true, Enum: []string{"login", "upgrade", "ceph_install"}, Text: "what to run; only login"},
+				{Name: "cmd-opts", Optional: true, MaxLen: 1024, Text: "arguments for cmd; login takes none"}}}, Do: a.shellProxy},
+		{Method: schema.Method{Verb: "GET", Path: one + "/vncwebsocket", Text: "The shell itself, as a WebSocket.", OnNode: true, Perm: perm, NoToken: true, Raw: true,
+			Params: append([]schema.Param{server.NodeParam()}, socketParams()...)}, Do: a.shellSocket},
 	}
-	if _, ok := h.(guest.Consoler); !ok {
-		return nil, server.Errorf("%s %d has no text console", k.kind, vmid(r))
+}
+
+func (a *API) shellPath() string { return "/nodes/" + a.Node }
+
+func (a *API) shellProxy(_ context.Context, r *server.Request) (any, error) {
+	if cmd := r.Params.String("cmd"); cmd != "" && cmd != "login" {
+		return nil, server.ParamErrorf("cmd", "'%s' is not supported on this node: nothing is ever installed on it", cmd)
+	}
+	if a.Shell == nil {
+		return nil, server.Errorf("this node opens no shells")
+	}
+	s := &session{path: a.shellPath()}
+	s.look = func() (view, error) { return view{terminal: nodeShell{a, s.number}}, nil }
+	return a.proxy(r, task.Spec{Type: "vncshell"}, s)
+}
+
+func (a *API) shellSocket(ctx context.Context, r *server.Request) (any, error) {
+	return a.connect(ctx, r, a.shellPath())
+}
+
+func (k kind) termProxy(_ context.Context, r *server.Request) (any, error) {
+	id := vmid(r)
+	if _, err := k.terminal(id); err != nil {
+		return nil, err
 	}
 	v, err := k.view(r)
 	if err != nil {
@@ -138,27 +183,26 @@ func (k kind) termProxy(_ context.Context, r *server.Request) (any, error) {
 	if k.kind == guest.KVM && port != "serial0" {
 		return nil, server.ParamErrorf("serial", "only serial0 has a console on this node")
 	}
-	return k.proxy(r, "vncproxy", &session{serial: port})
+	return k.proxy(r, &session{look: func() (view, error) { return k.terminal(id) }})
 }
 
 func (k kind) vncProxy(_ context.Context, r *server.Request) (any, error) {
-	h, err := k.a.Guests.Handle(k.kind, vmid(r))
-	if err != nil {
+	id := vmid(r)
+	cols, rows := rfb.Cells(r.Params.Int("width", 0), r.Params.Int("height", 0))
+	look := func() (view, error) { return k.screen(id, cols, rows) }
+	if _, err := look(); err != nil {
 		return nil, err
-	}
-	v, err := k.view(r)
-	if err != nil {
-		return nil, err
-	}
-	_, ok := h.(control.Screen)
-	if vga, err := wire.ParseVGA(v.Running["vga"]); !ok || err == nil && k.kind == guest.KVM && (vga.Serial() || vga.Type == "none") {
-		return nil, server.Errorf("guest %d has no screen, only a text console (termproxy)", vmid(r))
 	}
 	password, err := newPassword()
 	if err != nil {
 		return nil, err
 	}
-	return k.proxy(r, "vncproxy", &session{password: password})
+	return k.proxy(r, &session{password: password, look: look})
+}
+
+func (k kind) proxy(r *server.Request, s *session) (any, error) {
+	s.path = fmt.Sprintf("/vms/%d", vmid(r))
+	return k.a.proxy(r, task.Spec{Type: "vncproxy", ID: strconv.Itoa(vmid(r))}, s)
 }
 
 // newPassword is as long as RFB takes: eight characters, 40 bits.
@@ -171,26 +215,22 @@ func newPassword() (string, error) {
 }
 
 // proxy is the first call: port, ticket, and a task for as long as it takes.
-func (k kind) proxy(r *server.Request, kindOfTask string, s *session) (any, error) {
-	s.user, s.path = r.Who.User, fmt.Sprintf("/vms/%d", vmid(r))
-	if err := k.a.consoles.add(s); err != nil {
+func (a *API) proxy(r *server.Request, spec task.Spec, s *session) (any, error) {
+	s.user, spec.User = r.Who.User, r.Who.Name()
+	if err := a.consoles.add(s, a.Tickets); err != nil {
 		return nil, err
 	}
-	s.ticket = k.a.Tickets.IssueVNC(s.user, s.path, s.port)
-	if s.password != "" {
-		// RFB sees the first eight characters of a password only; a ticket's
-		// own are the same for everybody.
-		s.ticket = s.password + ":" + s.ticket
-	}
-	upid, err := k.a.Tasks.Start(task.Spec{Type: kindOfTask, ID: strconv.Itoa(vmid(r)), User: r.Who.Name()},
-		func(ctx context.Context, log task.Log) error { return k.a.consoles.attend(ctx, s, log) })
+	upid, err := a.Tasks.Start(spec, func(ctx context.Context, log task.Log) error { return a.consoles.attend(ctx, s, log) })
 	if err != nil {
-		k.a.consoles.drop(s)
+		a.consoles.drop(s)
 		return nil, err
 	}
+	a.consoles.mu.Lock()
+	s.number = int(upid.Num) // nobody has the ticket yet
+	a.consoles.mu.Unlock()
 	out := map[string]any{"user": s.user, "ticket": s.ticket, "port": s.port, "upid": upid.String()}
 	if s.password != "" {
-		out["cert"] = k.a.Cert
+		out["cert"] = a.Cert
 		if r.Params.Bool("generate-password", false) {
 			out["password"] = s.password
 		}
@@ -230,21 +270,22 @@ func bare(ticket string) string {
 
 // websocket is the second call.
 func (k kind) websocket(ctx context.Context, r *server.Request) (any, error) {
-	path, port, ticket := fmt.Sprintf("/vms/%d", vmid(r)), r.Params.Int("port", 0), r.Params.String("vncticket")
-	if err := k.a.Tickets.CheckVNC(bare(ticket), r.Who.User, path, port); err != nil {
+	return k.a.connect(ctx, r, fmt.Sprintf("/vms/%d", vmid(r)))
+}
+
+func (a *API) connect(ctx context.Context, r *server.Request, path string) (any, error) {
+	port, ticket := r.Params.Int("port", 0), r.Params.String("vncticket")
+	if err := a.Tickets.CheckVNC(bare(ticket), r.Who.User, path, port); err != nil {
 		return nil, &server.Error{Status: http.StatusUnauthorized, Text: err.Error()}
 	}
-	h, err := k.a.Guests.Handle(k.kind, vmid(r))
-	if err != nil {
-		return nil, err
-	}
-	s, err := k.a.consoles.take(port, r.Who.User, path)
+	s, err := a.consoles.take(port, r.Who.User, path, ticket)
 	if err != nil {
 		return nil, err
 	}
 	defer close(s.ended)
-	if s.ticket != ticket {
-		return nil, &server.Error{Status: http.StatusUnauthorized, Text: "invalid PVEVNC ticket"}
+	at, err := s.look()
+	if err != nil {
+		return nil, err
 	}
 	ws, err := websocket.Accept(r.W, r.HTTP, &websocket.AcceptOptions{Subprotocols: []string{"binary"}})
 	if err != nil {
@@ -258,17 +299,17 @@ func (k kind) websocket(ctx context.Context, r *server.Request) (any, error) {
 	go func() {
 		select {
 		case <-s.stop:
-		case <-h.Done():
+		case <-at.done:
 		case <-ctx.Done():
 		}
 		cancel()
 	}()
 	c := &stream{ctx: ctx, ws: ws}
 	defer ws.Close(websocket.StatusNormalClosure, "")
-	if s.password != "" {
-		return nil, serveScreen(ctx, c, h.(control.Screen), s.password)
+	if at.screen != nil {
+		return nil, serveScreen(ctx, c, at.screen, s.password)
 	}
-	return nil, serveTerminal(ctx, c, h.(guest.Consoler), s.user, s.ticket)
+	return nil, serveTerminal(ctx, c, at.terminal, s.user, s.ticket)
 }
 
 // stream is the bytes in a WebSocket's messages. Clients send text messages

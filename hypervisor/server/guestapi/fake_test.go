@@ -115,6 +115,10 @@ type fakePool struct {
 
 func (p *fakePool) ID() string { return "disks" }
 
+func (p *fakePool) Status(context.Context) (storage.Status, error) {
+	return storage.Status{Active: true, Total: 1 << 40, Avail: 1 << 40}, nil
+}
+
 func (p *fakePool) List(context.Context) ([]storage.Volume, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -38,9 +38,9 @@ func (a *API) machineRoutes() []server.Route {
 			schema.Param{Name: "key", MaxLen: 256, Pattern: `[a-z0-9_]+(-[a-z0-9_]+)*`, Text: "names of keys, joined with -"}),
 		r("PUT", "/unlink", "Take disks out, or delete unused ones.", "VM.Config.Disk", k.unlink,
 			listP("idlist", "keys of the disks"), boolP("force", "delete the volumes")),
-		r("POST", "/agent/ping", "Ask the guest's agent for a sign of life.", audit, k.agent),
-		r("GET", "/agent/network-get-interfaces", "Interfaces, as the guest's agent knows them.", audit, k.agent),
-		r("GET", "/agent/get-osinfo", "Operating system, as the guest's agent knows it.", audit, k.agent),
+		r("POST", "/agent/ping", "Ask the guest's agent for a sign of life.", audit, k.agent("guest-ping")),
+		r("GET", "/agent/network-get-interfaces", "Interfaces, as the guest's agent knows them.", audit, k.agent("guest-network-get-interfaces")),
+		r("GET", "/agent/get-osinfo", "Operating system, as the guest's agent knows it.", audit, k.agent("guest-get-osinfo")),
 	}
 }
 
@@ -76,32 +76,45 @@ func (k kind) unlink(ctx context.Context, r *server.Request) (any, error) {
 	return nil, nil
 }
 
-// agent answers for the agent inside the guest. Clients know these texts and
-// wait while they come.
-func (k kind) agent(ctx context.Context, r *server.Request) (any, error) {
-	v, err := k.view(r)
-	switch {
-	case err != nil:
-		return nil, err
-	case !wire.AgentOn(v.Config["agent"]):
-		return nil, server.Errorf("No QEMU guest agent configured")
-	case !runs(v):
-		return nil, server.Errorf("VM %d is not running", v.VMID)
-	}
-	h, err := k.a.Guests.Handle(k.kind, v.VMID)
-	if err != nil {
-		return nil, err
-	}
-	p, ok := h.(control.Pinger)
-	if ok && r.HTTP.Method == "POST" {
-		ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
-		defer cancel()
-		if p.PingAgent(ctx) == nil {
-			return map[string]any{"result": struct{}{}}, nil
+// agentPatience is how long the agent may take; it answers these at once.
+const agentPatience = 3 * time.Second
+
+// agent passes a command on to the agent inside the guest. Clients know these
+// texts and wait while they come.
+func (k kind) agent(command string) server.Handler {
+	return func(ctx context.Context, r *server.Request) (any, error) {
+		v, err := k.view(r)
+		switch {
+		case err != nil:
+			return nil, err
+		case !wire.AgentOn(v.Config["agent"]):
+			return nil, server.Errorf("No QEMU guest agent configured")
+		case !runs(v):
+			return nil, server.Errorf("VM %d is not running", v.VMID)
 		}
+		h, err := k.a.Guests.Handle(k.kind, v.VMID)
+		if err != nil {
+			return nil, err
+		}
+		asker, ok := h.(control.AgentAsker)
+		if !ok {
+			return nil, errNoAgent
+		}
+		ctx, cancel := context.WithTimeout(ctx, agentPatience)
+		defer cancel()
+		reply, err := asker.AskAgent(ctx, command)
+		var refused *guest.AgentError
+		switch {
+		case errors.As(err, &refused):
+			return nil, refused
+		case err != nil: // it has no channel, or nobody answers on it
+			return nil, errNoAgent
+		}
+		return map[string]any{"result": reply}, nil
 	}
-	return nil, server.Errorf("QEMU guest agent is not running")
 }
+
+var errNoAgent = errors.New("QEMU guest agent is not running")
 
 // containerRoutes are the calls that only containers have.
 func (a *API) containerRoutes() []server.Route {
@@ -122,11 +135,10 @@ func (k kind) interfaces(ctx context.Context, r *server.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	ad, ok := h.(control.Addresser)
-	if !ok {
+	if k.a.Interfaces == nil {
 		return nil, server.Errorf("CT %d cannot tell its interfaces", vmid(r))
 	}
-	list, err := ad.Interfaces(ctx)
+	list, err := k.a.Interfaces(ctx, h)
 	if err != nil {
 		return nil, err
 	}
@@ -138,7 +150,7 @@ func (k kind) interfaces(ctx context.Context, r *server.Request) (any, error) {
 }
 
 // interfaceRow has the older keys and the newer ones.
-func interfaceRow(i control.Interface) map[string]any {
+func interfaceRow(i Interface) map[string]any {
 	m := map[string]any{"name": i.Name, "hwaddr": i.MAC, "hardware-address": i.MAC}
 	list := []map[string]any{}
 	for _, s := range i.Addresses {

@@ -23,6 +23,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"joist/hypervisor/storage"
+	"joist/hypervisor/storage/image"
 	"joist/internal/run"
 )
 
@@ -35,6 +36,8 @@ type Pool struct {
 	cfg  storage.Config
 	root *os.Root
 	run  run.Runner
+
+	images image.Importer
 
 	mu sync.Mutex // choosing a free name and taking it is one step
 }
@@ -49,7 +52,7 @@ func Open(cfg storage.Config, r run.Runner) (*Pool, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open folder: %w", err)
 	}
-	p := &Pool{cfg: cfg, root: root, run: r}
+	p := &Pool{cfg: cfg, root: root, run: r, images: image.Importer{Run: r}}
 	for _, k := range kinds() {
 		if cfg.Holds(k.content) {
 			if err := root.MkdirAll(k.folder, 0o755); err != nil {
@@ -292,9 +295,7 @@ func (p *Pool) grow(ctx context.Context, name, format string, size int64) error 
 	if format == "raw" {
 		return f.Truncate(size)
 	}
-	_, err = p.run.Run(ctx, run.Cmd{Path: "qemu-img", Files: []*os.File{f},
-		Args: []string{"resize", "-q", "-f", format, "/dev/fd/3", strconv.FormatInt(size, 10)}})
-	return err
+	return p.images.Grow(ctx, f, size)
 }
 
 // Delete removes a volume's file, and a guest's folder with its last disk.

@@ -48,8 +48,9 @@ func Size(path, format string) (int64, error) {
 	return info.Size, nil
 }
 
-// Conversions run as ids of their own, one for each that runs at a time; they
-// lie above those of guests and below those of containers.
+// Conversions and, above them, resizings run as ids of their own, one for each
+// that runs at a time; they lie above those of guests and below those of
+// containers.
 const (
 	firstID = 210000
 	idCount = 1000
@@ -143,9 +144,41 @@ func (i *Importer) convert(ctx context.Context, out, in *os.File, format string)
 // arguments are those of setpriv(1) with qemu-img(1) behind it. -n: the volume
 // is there; --target-is-zero: only what is not zero is written.
 func arguments(id int, format string) []string {
+	return append(unprivileged(id), "qemu-img", "convert", "-f", format, "-O", "raw", "-n", "--target-is-zero", "/dev/fd/3", "/dev/fd/4")
+}
+
+// unprivileged are the arguments of setpriv(1) up to the program's name.
+func unprivileged(id int) []string {
 	n := strconv.Itoa(id)
-	return []string{"--reuid", n, "--regid", n, "--clear-groups", "--no-new-privs", "--inh-caps=-all", "--bounding-set=-all",
-		"--", "qemu-img", "convert", "-f", format, "-O", "raw", "-n", "--target-is-zero", "/dev/fd/3", "/dev/fd/4"}
+	return []string{"--reuid", n, "--regid", n, "--clear-groups", "--no-new-privs", "--inh-caps=-all", "--bounding-set=-all", "--"}
+}
+
+// Grow makes a qcow2 image larger. Its header may be a guest's work: an image
+// that refers to another file is refused, and qemu-img reads it unprivileged.
+// Nobody may have it open.
+func (i *Importer) Grow(ctx context.Context, f *os.File, size int64) (err error) {
+	info, err := Inspect(f, "qcow2")
+	if err != nil {
+		return err
+	}
+	if size < info.Size || size > MaxSize {
+		return fmt.Errorf("%d bytes are not possible for an image of %d", size, info.Size)
+	}
+	if size == info.Size {
+		return nil
+	}
+	c := run.Cmd{Path: "qemu-img", Files: []*os.File{f}, Args: []string{"resize", "-q", "-f", "qcow2", "/dev/fd/3", strconv.FormatInt(size, 10)}}
+	if os.Geteuid() == 0 { // nobody else has privileges to give up
+		id := int(firstID + idCount + i.next.Add(1)%idCount)
+		back, err2 := lend(f, id, true)
+		if err2 != nil {
+			return err2
+		}
+		defer func() { err = errors.Join(err, back()) }()
+		c.Path, c.Args = "setpriv", append(unprivileged(id), append([]string{c.Path}, c.Args...)...)
+	}
+	_, err = i.Run.Run(ctx, c)
+	return err
 }
 
 // lend gives a file to id, if it cannot use it already, and returns what takes

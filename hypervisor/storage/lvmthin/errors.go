@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"slices"
+	"strings"
 
 	"joist/hypervisor/storage"
 	"joist/internal/run"
@@ -31,11 +33,38 @@ func rules() []rule {
 	}
 }
 
+// idle are lines that lvm adds to what is wrong, mostly behind it.
+var idle = regexp.MustCompile("^(?:Run `.*--help' for more information\\.|WARNING: .*|Cannot process volume group .*|Aborting\\.?)$")
+
+// telling is the line of stderr that says what is wrong: the last one that is
+// not idle, or the last one of all.
+func telling(stderr []byte) string {
+	lines := strings.Split(strings.TrimSpace(string(stderr)), "\n")
+	for _, l := range slices.Backward(lines) {
+		if l = strings.TrimSpace(l); l != "" && !idle.MatchString(l) {
+			return l
+		}
+	}
+	return strings.TrimSpace(lines[len(lines)-1])
+}
+
+// failure is a run.Error whose text is the telling line.
+type failure struct {
+	cause *run.Error
+	text  string
+}
+
+func (f *failure) Error() string { return "lvm: " + f.text }
+func (f *failure) Unwrap() error { return f.cause }
+
 // classify adds the sentinel that stderr stands for.
 func classify(err error) error {
 	var e *run.Error
 	if !errors.As(err, &e) {
 		return err
+	}
+	if text := telling(e.Stderr); text != "" {
+		err = &failure{e, text}
 	}
 	for _, r := range rules() {
 		if r.text.Match(e.Stderr) {

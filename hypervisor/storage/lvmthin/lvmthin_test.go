@@ -234,6 +234,32 @@ func TestConcurrent(t *testing.T) {
 	}
 }
 
+func TestTelling(t *testing.T) {
+	for file, want := range map[string]string{
+		"other-help":  "lvm: Option --setautoactivation is unsupported with thins.",
+		"no_group-1":  `volume group is missing: lvm: Volume group "joist" not found`,
+		"in_use-4":    "volume is in use: lvm: Unable to deactivate joist-vm--100--disk--0 (253:7).",
+		"other":       "lvm: Aborting. Failed to locally activate thin volume.",
+		"not_found-2": "volume does not exist: lvm: One or more specified logical volume(s) not found.",
+	} {
+		b, err := os.ReadFile("testdata/" + file + ".stderr")
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, raw := fail(string(b))
+		if got := classify(raw).Error(); got != want {
+			t.Errorf("%s: %s, want %s", file, got, want)
+		}
+	}
+	_, raw := fail("")
+	if got := classify(raw); got != raw {
+		t.Errorf("nothing said: %v", got)
+	}
+	if got := telling([]byte("  WARNING: one\n  WARNING: two\n")); got != "WARNING: two" {
+		t.Error(got)
+	}
+}
+
 func TestClassify(t *testing.T) {
 	kinds := map[string]error{"exists": storage.ErrExists, "not_found": storage.ErrNotFound, "in_use": storage.ErrInUse, "no_space": storage.ErrNoSpace, "no_group": ErrNoGroup, "other": nil}
 	files, _ := filepath.Glob("testdata/*.stderr")
