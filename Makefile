@@ -10,13 +10,16 @@ GOBUILD = CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false
 E2E     = JOIST_NEED_TOOLS=1 $(GO) test ./test/e2e -count=1 -v
 
 .DEFAULT_GOAL := help
-.PHONY: help iso joist run test check e2e bench clean soak go-version
+.PHONY: help iso template joist run test check e2e bench clean soak go-version
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 iso: joist ## the installable image, build/joist-<version>-amd64.iso (no root needed)
 	build/bin/joist build iso --out build
+
+template: joist ## a Debian for containers, build/debian-13-standard_<version>-1_amd64.tar.zst
+	build/bin/joist build template debian --out build
 
 run: joist ## a node in a virtual machine, API on https://localhost:8006 (FRESH=1: install anew)
 	@GO=$(GO) MAKE=$(MAKE) scripts/run.sh
@@ -28,16 +31,18 @@ check: go-version ## formatting, vet and the tree's rules
 	$(GO) vet ./...
 	$(GO) test ./internal/archtest -count=1
 
-e2e: iso ## all end-to-end tests (hours without hardware virtualisation)
+e2e: iso template ## all end-to-end tests (hours without hardware virtualisation)
 	scripts/tools.sh
 	$(E2E) -timeout 180m
 
-soak: iso ## the end-to-end tests again and again until one fails (COUNT=10)
+soak: iso template ## the end-to-end tests again and again until one fails (COUNT=10)
 	scripts/tools.sh
 	JOIST_NEED_TOOLS=1 $(GO) test ./test/e2e -count=$(COUNT) -failfast -v -timeout 0
 
-bench: go-version ## all benchmarks
+bench: iso template ## all benchmarks, and the appliance's figures into build/figures.md
+	scripts/tools.sh
 	$(GO) test -run '^$$' -bench . ./...
+	$(E2E) -run TestFigures -timeout 60m
 
 clean: ## remove build/ but not downloaded packages, which are outside of it
 	rm -rf build
