@@ -153,6 +153,7 @@ func (c *Controller) commit(ctx context.Context, e entry, p plan, log task.Log) 
 		if _, err := c.table.write(ctx, rec, e.rev); err != nil {
 			return err
 		}
+		c.step("configured")
 	}
 	for _, id := range p.Free {
 		if err := c.free(ctx, e.VMID, id); err != nil {

@@ -38,7 +38,7 @@ type Options struct {
 	Rand      io.Reader                                // nil: crypto/rand
 	Now       func() time.Time                         // nil: time.Now
 	Log       *slog.Logger
-	Step      func(name string) // called after each step of a creation; tests die in it
+	Step      func(name string) // called after each step of a creation or change; tests die in it
 }
 
 // Controller runs the guests of one node.

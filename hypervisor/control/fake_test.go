@@ -236,18 +236,27 @@ func (p *fakePool) activeNow() int {
 type fakeDriver struct {
 	kind guest.Kind
 
-	mu     sync.Mutex
-	set    map[int]*fakeGuest
-	starts int
-	order  []int
-	stops  []int
-	fail   error
-	deaf   bool // guests ignore shutdown
+	mu      sync.Mutex
+	set     map[int]*fakeGuest
+	starts  int
+	order   []int
+	stops   []int
+	fail    error
+	hold    chan struct{} // a start waits for it
+	resized []string
+	deaf    bool // guests ignore shutdown
 }
 
 func (d *fakeDriver) Kind() guest.Kind { return d.kind }
 
-func (d *fakeDriver) Start(_ context.Context, s guest.Spec) (guest.Guest, error) {
+func (d *fakeDriver) Start(ctx context.Context, s guest.Spec) (guest.Guest, error) {
+	if d.hold != nil {
+		select {
+		case <-d.hold:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.fail != nil {
@@ -327,6 +336,13 @@ func (g *fakeGuest) Stop(ctx context.Context, how guest.StopMode) error {
 func (g *fakeGuest) Done() <-chan struct{} { return g.done }
 func (g *fakeGuest) Exit() string          { return g.exit }
 func (g *fakeGuest) Close() error          { return nil }
+
+func (g *fakeGuest) ResizeDisk(_ context.Context, key string, size int64) error {
+	g.d.mu.Lock()
+	defer g.d.mu.Unlock()
+	g.d.resized = append(g.d.resized, fmt.Sprint(key, " ", size>>30))
+	return nil
+}
 
 func (g *fakeGuest) Reset(context.Context) error  { return nil }
 func (g *fakeGuest) Pause(context.Context) error  { return g.pause(true) }
