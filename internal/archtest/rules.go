@@ -20,7 +20,7 @@ var mayImport = map[string][]string{
 	"internal":   {},
 	"rootfs":     {},
 	"image":      {"rootfs/tree", "rootfs/lock"},
-	"installer":  {"image", "api"},
+	"installer":  {"image", "api", "rootfs/tree"}, // docs/design-imports.md says why
 	"iso":        {"image", "rootfs", "installer/answer"},
 	"system":     {"image/disk", "image/boot", "image/verity", "api"},
 	"cluster":    {"api"},

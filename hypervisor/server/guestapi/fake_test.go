@@ -3,6 +3,7 @@ package guestapi
 import (
 	"context"
 	"crypto/tls"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -81,6 +82,14 @@ func start(t *testing.T) *node {
 	api := &API{Node: "n1", Guests: ctl, Tasks: tasks, Tickets: acc, Cert: "PEM", CPUs: 4,
 		Exec: func(_ context.Context, g guest.Guest, argv []string) (ExecResult, error) {
 			return ExecResult{Exit: 3, Out: []byte(fmt.Sprint(g.VMID(), argv)), Err: []byte("e")}, nil
+		},
+		Interfaces: func(context.Context, guest.Guest) ([]Interface, error) {
+			return []Interface{{Name: "eth0", MAC: "bc:24:11:00:00:01", Addresses: []string{"fe80::1/64", "192.0.2.7/24"}}}, nil
+		},
+		Shell: func(_ context.Context, n int) (guest.Console, error) {
+			r, w := io.Pipe()
+			go fmt.Fprintf(w, "shell %t$ ", n > 0)
+			return echo{r, w, &fakeGuest{size: make(chan [2]uint16, 10)}}, nil
 		}}
 	machine := &nodeapi.Machine{Root: "/", Disk: dir, Now: time.Now}
 	routes := append(api.Routes(), accessapi.Routes(acc)...)
@@ -247,6 +256,19 @@ func (g *fakeGuest) VNC(context.Context) (net.Conn, error) {
 		io.Copy(b, b)
 	}()
 	return a, nil
+}
+
+// AskAgent knows two commands; the agent of guest 666 is not there.
+func (g *fakeGuest) AskAgent(ctx context.Context, command string) (json.RawMessage, error) {
+	switch {
+	case g.vmid == 666:
+		return nil, context.DeadlineExceeded
+	case command == "guest-ping":
+		return json.RawMessage("{}"), nil
+	case command == "guest-network-get-interfaces":
+		return json.RawMessage(`[{"name":"lo","ip-addresses":[{"prefix":8}]}]`), nil
+	}
+	return nil, &guest.AgentError{Desc: "The command " + command + " has not been found"}
 }
 
 func (g *fakeGuest) ResizeDisk(context.Context, string, int64) error { return nil }
