@@ -127,18 +127,37 @@ func copyFile(from, to string) error {
 	return err
 }
 
-// makeEtc puts a memory file system in /etc's place: the image's files, then
-// the rendered ones over them.
+// layerEtc lays a memory file system over the image's /etc at build: only
+// what is written takes memory, and nothing is copied at boot.
+func layerEtc(build string) error {
+	const layer = "/run/joist/etc-layer"
+	if err := os.MkdirAll(layer, 0o700); err != nil {
+		return err
+	}
+	if err := unix.Mount("tmpfs", layer, "tmpfs", quiet|unix.MS_NOEXEC, "mode=0700,size=64m"); err != nil {
+		return fmt.Errorf("mount layer of /etc: %w", err)
+	}
+	for _, d := range []string{"upper", "work"} {
+		if err := os.Mkdir(filepath.Join(layer, d), 0o755); err != nil {
+			return err
+		}
+	}
+	options := "lowerdir=/etc,upperdir=" + layer + "/upper,workdir=" + layer + "/work"
+	if err := unix.Mount("overlay", build, "overlay", quiet|unix.MS_NOEXEC, options); err != nil {
+		return fmt.Errorf("mount new /etc: %w", err)
+	}
+	return nil
+}
+
+// makeEtc puts a layer in memory over the image's /etc and the rendered files
+// into it.
 func makeEtc(say func(string, ...any)) error {
 	const build = "/run/joist/etc"
 	if err := os.MkdirAll(build, 0o755); err != nil {
 		return err
 	}
-	if err := unix.Mount("tmpfs", build, "tmpfs", quiet|unix.MS_NOEXEC, "mode=0755,size=64m"); err != nil {
-		return fmt.Errorf("mount new /etc: %w", err)
-	}
-	if err := copyTree("/etc", build); err != nil {
-		return fmt.Errorf("copy /etc of the image: %w", err)
+	if err := layerEtc(build); err != nil {
+		return err
 	}
 	in := gather(say)
 	files, problems := etc.Render(in)

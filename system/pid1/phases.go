@@ -53,7 +53,12 @@ func (s *system) phases() []phase.Phase {
 	list = append(list,
 		phase.Phase{Name: "populate /var", Run: func(context.Context) error { return populate() }},
 		phase.Phase{Name: "open logs", Run: func(context.Context) error { return s.machine.openLogs(node.LogDir) }},
-		phase.Phase{Name: "render /etc", Fatal: true, Run: func(context.Context) error { return makeEtc(s.log.Printf) }},
+		phase.Phase{Name: "render /etc", Fatal: true, Run: func(context.Context) error {
+			if err := s.load("overlay"); err != nil {
+				return err
+			}
+			return makeEtc(s.log.Printf)
+		}},
 		phase.Phase{Name: "set kernel parameters", Run: s.kernelParameters},
 		phase.Phase{Name: "open control socket", Run: s.listen})
 	if s.opt.Mode == cmdline.Node {
@@ -63,7 +68,9 @@ func (s *system) phases() []phase.Phase {
 		phase.Phase{Name: "start services", Fatal: true, After: []string{phaseModules, phaseColdplug, "make SSH host key"}, Run: s.startServices})
 }
 
-func (s *system) modules(context.Context) error {
+func (s *system) modules(context.Context) error { return s.load(wanted...) }
+
+func (s *system) load(names ...string) error {
 	rel, err := module.Release()
 	if err != nil {
 		return err
@@ -73,7 +80,7 @@ func (s *system) modules(context.Context) error {
 		return err
 	}
 	l := &module.Loader{Index: x, Params: s.opt.Params, Insert: module.Insert}
-	return l.Load(wanted...)
+	return l.Load(names...)
 }
 
 func (s *system) startUdev(ctx context.Context) error {

@@ -61,7 +61,7 @@ func TestScreen(t *testing.T) {
 		if img, err = c.Screen(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		if client.Colours(img) > 20 && img.RGBAAt(20*cellW+4, 4*cellH+8) != (color.RGBA{A: 255}) {
+		if client.Colours(img) > 20 && img.RGBAAt(19*cellW+4, 4*cellH+8) != (color.RGBA{A: 255}) {
 			break
 		}
 		time.Sleep(10 * time.Millisecond)
