@@ -31,6 +31,7 @@ const (
 	phaseActivate = "activate state volume"
 	phaseVar      = "check and mount /var"
 	phaseLocal    = "check and mount /var/lib/vz"
+	phasePool     = "activate thin pool"
 )
 
 // phases is the boot of each mode, in order. Devices come up in the
@@ -46,7 +47,7 @@ func (s *system) phases() []phase.Phase {
 			phase.Phase{Name: phaseActivate, Fatal: true, Deadline: 2 * time.Minute, Run: s.activateState},
 			phase.Phase{Name: phaseVar, Fatal: true, Deadline: 20 * time.Minute, Run: s.mountVar},
 			phase.Phase{Name: phaseLocal, Deadline: 20 * time.Minute, Run: s.mountLocal},
-			phase.Phase{Name: "activate thin pool", Background: true, Deadline: 10 * time.Minute, Run: s.activatePool})
+			phase.Phase{Name: phasePool, Background: true, Deadline: 10 * time.Minute, After: []string{phaseColdplug}, Run: s.activatePool})
 	} else {
 		list = append(list, phase.Phase{Name: "mount /var in memory", Fatal: true, Run: s.memoryVar})
 	}
@@ -141,8 +142,21 @@ func (s *system) mountVolume(ctx context.Context, name, target string, flags uin
 	return mountExt4(dev, target, flags, "")
 }
 
-func (s *system) activatePool(ctx context.Context) error {
-	return activate(ctx, s.run, s.data, s.opt.StateVG, "data")
+// activatePool comes after the devices' first events and tries again: while
+// udevd handles those, the node of the pool's metadata may be away for a
+// moment, and thin_check then calls a sound pool damaged.
+func (s *system) activatePool(ctx context.Context) (err error) {
+	for range 3 {
+		if err = activate(ctx, s.run, s.data, s.opt.StateVG, "data"); err == nil {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(3 * time.Second):
+		}
+	}
+	return err
 }
 
 func (s *system) memoryVar(context.Context) error {

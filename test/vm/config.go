@@ -74,7 +74,7 @@ type Config struct {
 	Firmware Firmware
 	Vars     string   // UEFI variables kept across machines; default: a fresh copy in Dir
 	Memory   int      // MiB, default 2048
-	CPUs     int      // default 2
+	CPUs     int      // default 2, and 1 under software emulation
 	CPUFlags []string // "-svm", "-vmx": added to the CPU model
 	Media    []Medium
 	Disks    []Disk
@@ -103,9 +103,6 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	if c.Memory == 0 {
 		c.Memory = 2048
-	}
-	if c.CPUs == 0 {
-		c.CPUs = 2
 	}
 	if c.Serials == 0 {
 		c.Serials = 1

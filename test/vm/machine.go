@@ -101,6 +101,16 @@ func (m *Machine) prepare(ctx context.Context) (err error) {
 	if c.Accel == Auto {
 		c.Accel, _ = Accelerate(ctx, c.Kernel)
 	}
+	if c.CPUs == 0 {
+		c.CPUs = 2
+		if c.Accel == TCG {
+			// QEMU's software CPUs see code that another of them patches too
+			// late now and then (seen with 7.2): the kernel of a node dies of a
+			// stale breakpoint in kvm_arch_vcpu_ioctl_run, where static keys
+			// change while guests switch their APIC. One CPU has no other.
+			c.CPUs = 1
+		}
+	}
 	if c.Firmware != SeaBIOS && c.Vars == "" {
 		c.Vars = filepath.Join(c.Dir, "vars.fd")
 	}
