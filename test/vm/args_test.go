@@ -36,6 +36,7 @@ func TestArgs(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
+			c.CPUs = cpus(c.CPUs, c.Accel)
 			got := strings.ReplaceAll(strings.Join(c.args(), "\n"), "\n-", "\n\n-") + "\n"
 			file := filepath.Join("testdata", name+".args")
 			if *update {

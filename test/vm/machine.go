@@ -89,6 +89,20 @@ func (m *Machine) ended() error {
 	return fmt.Errorf("%w at once: %s", ErrEnded, strings.TrimSpace(said))
 }
 
+// cpus is how many a machine gets that did not say. QEMU's software CPUs see
+// code that another of them patches too late now and then (seen with 7.2): the
+// kernel of a node dies of a stale breakpoint in kvm_arch_vcpu_ioctl_run, where
+// static keys change while guests switch their APIC. One CPU has no other.
+func cpus(asked int, a Accel) int {
+	switch {
+	case asked > 0:
+		return asked
+	case a == TCG:
+		return 1
+	}
+	return 2
+}
+
 // prepare makes the folder, the logs and the variable store.
 func (m *Machine) prepare(ctx context.Context) (err error) {
 	c := &m.Config
@@ -101,16 +115,7 @@ func (m *Machine) prepare(ctx context.Context) (err error) {
 	if c.Accel == Auto {
 		c.Accel, _ = Accelerate(ctx, c.Kernel)
 	}
-	if c.CPUs == 0 {
-		c.CPUs = 2
-		if c.Accel == TCG {
-			// QEMU's software CPUs see code that another of them patches too
-			// late now and then (seen with 7.2): the kernel of a node dies of a
-			// stale breakpoint in kvm_arch_vcpu_ioctl_run, where static keys
-			// change while guests switch their APIC. One CPU has no other.
-			c.CPUs = 1
-		}
-	}
+	c.CPUs = cpus(c.CPUs, c.Accel)
 	if c.Firmware != SeaBIOS && c.Vars == "" {
 		c.Vars = filepath.Join(c.Dir, "vars.fd")
 	}
