@@ -110,6 +110,7 @@ type Disk struct {
 type Install struct {
 	Reinstall    bool
 	Installation string // 16 hex digits: the one installation that may be replaced
+	AptMirror    string // base URL of Debian packages, for the containers of this node
 }
 
 // maxSize bounds what is read: an answer file is a page, not a book.
@@ -216,6 +217,7 @@ func (a Answer) String() string {
 		b.WriteString("\n[joist.install]\n")
 		line("reinstall", a.Install.Reinstall)
 		line("installation", a.Install.Installation)
+		line("apt-mirror", a.Install.AptMirror)
 	}
 	return b.String()
 }

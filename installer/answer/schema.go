@@ -148,6 +148,7 @@ func schema() []field {
 		{path: "joist.waive.codes", want: texts, set: list(func(a *Answer) *[]string { return &a.Waive })},
 		{path: "joist.install.reinstall", want: flag, set: boolean(func(a *Answer) *bool { return &a.Install.Reinstall })},
 		{path: "joist.install.installation", want: text, set: str(func(a *Answer) *string { return &a.Install.Installation })},
+		{path: "joist.install.apt-mirror", want: text, set: str(func(a *Answer) *string { return &a.Install.AptMirror })},
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"maps"
 	"net/mail"
 	"net/netip"
+	"net/url"
 	"path"
 	"regexp"
 	"slices"
@@ -349,6 +350,12 @@ func (c *checker) joist() {
 	}
 	if id := c.a.Install.Installation; c.given("joist.install.installation", id != "") && !hexID.MatchString(id) && (id != "" || !c.wrongType("joist.install.installation")) {
 		c.stop("joist.install.installation", "answer-wrong-value", "write the 16 hex digits that the installer printed", "installation = %q is not an installation id", id)
+	}
+	if m := c.a.Install.AptMirror; m != "" {
+		u, err := url.Parse(m)
+		if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.User != nil || strings.ContainsAny(m, " \t\r\n") {
+			c.stop("joist.install.apt-mirror", "answer-wrong-value", "write the base URL of a Debian mirror, like \"http://mirror.example.org/debian\"", "apt-mirror = %q is no http or https address", m)
+		}
 	}
 }
 

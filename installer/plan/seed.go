@@ -33,8 +33,9 @@ func (p Plan) NodeConfig(vgUUID string) node.Config {
 		Name: strings.ToLower(a.Global.Host()), Domain: strings.ToLower(a.Global.Domain()),
 		InstallationID: p.InstallationID, Installed: p.Time.UTC().Format(time.RFC3339), Version: p.Image.Version,
 		Timezone: a.Global.Timezone, Keyboard: a.Global.Keyboard, Country: strings.ToLower(a.Global.Country), MailTo: a.Global.MailTo,
-		Network: node.Network{Bridge: "vmbr0", MAC: p.NIC.MAC, Link: p.NIC.Name, Method: "dhcp", Search: strings.ToLower(a.Global.Domain())},
-		Storage: node.Storage{Layout: "lvm", VGUUID: vgUUID, VGName: VGName},
+		AptMirror: a.Install.AptMirror,
+		Network:   node.Network{Bridge: "vmbr0", MAC: p.NIC.MAC, Link: p.NIC.Name, Method: "dhcp", Search: strings.ToLower(a.Global.Domain())},
+		Storage:   node.Storage{Layout: "lvm", VGUUID: vgUUID, VGName: VGName},
 	}
 	for _, v := range p.Volumes {
 		if v.Use == "thin-pool" {

@@ -27,7 +27,7 @@ type Config struct {
 	NSEnter   string   // nsenter of util-linux
 	Resolv    []string // resolv.conf files of the node, the first that is there counts
 	Localtime string   // the node's own time zone, a link
-	AptMirror string   // base URL for Debian packages in containers, "" for Debian's own
+	AptMirror string   // base URL for Debian packages in containers, "" leaves containers as they are
 	Mount     Mounter
 	Run       run.Runner // mkfs
 	Host      func() Host

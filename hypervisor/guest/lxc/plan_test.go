@@ -155,7 +155,7 @@ func TestInside(t *testing.T) {
 	if got := resolv("search lan\nnameserver 127.0.0.53\nnameserver 10.0.0.1\n", Inside{}); got != "search lan\nnameserver 10.0.0.1\n" {
 		t.Errorf("%q", got)
 	}
-	text, err := sources(defaultMirror, "trixie", "/usr/share/keyrings/debian-archive-keyring.pgp")
+	text, err := sources("http://mirror.example/debian", "trixie", "/usr/share/keyrings/debian-archive-keyring.pgp")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -93,7 +93,7 @@ func (d *Driver) provision(ctx context.Context, s ProvisionSpec, log task.Log) (
 	if err := fill(ctx, t, s.Template, log); err != nil {
 		return err
 	}
-	return d.personalise(t, s, plan.Inside)
+	return d.personalise(t, s, plan.Inside, log)
 }
 
 const provisionPrefix = ".provision-"
@@ -177,7 +177,7 @@ func fill(ctx context.Context, t *tree, template string, log task.Log) error {
 }
 
 // personalise makes the copy of a template one container of its own.
-func (d *Driver) personalise(t *tree, s ProvisionSpec, in Inside) error {
+func (d *Driver) personalise(t *tree, s ProvisionSpec, in Inside, log task.Log) error {
 	if err := d.settle(t, in); err != nil {
 		return err
 	}
@@ -199,7 +199,7 @@ func (d *Driver) personalise(t *tree, s ProvisionSpec, in Inside) error {
 			return err
 		}
 	}
-	return d.writeSources(t)
+	return d.writeSources(t, log)
 }
 
 func checkSecrets(s ProvisionSpec) error {
@@ -257,9 +257,6 @@ func shadow(old []byte, hash string, now time.Time) []byte {
 	return []byte(strings.TrimRight(strings.Join(lines, "\n"), "\n") + "\n")
 }
 
-// defaultMirror is where Debian itself sends everybody.
-const defaultMirror = "http://deb.debian.org/debian"
-
 // The two archive keyrings that Debian has shipped, the present one first.
 var keyrings = []string{"usr/share/keyrings/debian-archive-keyring.pgp", "usr/share/keyrings/debian-archive-keyring.gpg"}
 
@@ -269,10 +266,10 @@ var (
 	debRE      = regexp.MustCompile(`(?m)^\s*deb\s`)
 )
 
-// writeSources tells apt where packages are, in a Debian that was not told:
-// templates come without a mirror. With a mirror of the node's own, that one
-// counts in any Debian.
-func (d *Driver) writeSources(t *tree) error {
+// writeSources tells apt where packages are, by the node's own setting:
+// templates come without a mirror. Without such a setting it leaves the
+// container as it is, and says what to do if that knows no mirror either.
+func (d *Driver) writeSources(t *tree, log task.Log) error {
 	release, err := t.read("etc/os-release")
 	id, code := idRE.FindSubmatch(release), codenameRE.FindSubmatch(release)
 	if err != nil || id == nil || code == nil || string(id[1]) != "debian" || !t.has("etc/apt") {
@@ -280,13 +277,11 @@ func (d *Driver) writeSources(t *tree) error {
 	}
 	const list, deb822 = "etc/apt/sources.list", "etc/apt/sources.list.d/debian.sources"
 	old, _ := t.read(list)
-	told := debRE.Match(old) || t.has(deb822)
-	if told && d.AptMirror == "" {
+	if d.AptMirror == "" {
+		if !debRE.Match(old) && !t.has(deb822) {
+			log.Printf("apt knows no mirror in there: this node has no apt_mirror in node.json ([joist.install] apt-mirror of the answer file)")
+		}
 		return nil
-	}
-	mirror := d.AptMirror
-	if mirror == "" {
-		mirror = defaultMirror
 	}
 	keyring := ""
 	for _, k := range keyrings {
@@ -295,7 +290,7 @@ func (d *Driver) writeSources(t *tree) error {
 			break
 		}
 	}
-	text, err := sources(mirror, string(code[1]), keyring)
+	text, err := sources(d.AptMirror, string(code[1]), keyring)
 	if err != nil {
 		return err
 	}
