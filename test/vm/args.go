@@ -43,6 +43,9 @@ func (c Config) args() []string {
 		a = append(a, "-chardev", "socket,id="+id+",server=off,path="+c.socket(id), "-serial", "chardev:"+id)
 	}
 	boot := 0 // position in the firmware's boot order
+	if c.Kernel != "" {
+		boot = 1 // QEMU gives the first to -kernel
+	}
 	if c.DisksFirst {
 		a = append(a, c.diskArgs(&boot)...)
 		a = append(a, c.mediaArgs(&boot)...)
