@@ -57,7 +57,7 @@ func (f *figures) seconds(t *testing.T, what string, d time.Duration) {
 
 func (f *figures) table(img isoImage) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "Image %s, machines of 2 CPUs and %d MiB run by %s.\n\n| what | figure |\n|---|---|\n",
+	fmt.Fprintf(&b, "Image %s, machines of %d MiB run by %s (one CPU where that is tcg, else two).\n\n| what | figure |\n|---|---|\n",
 		filepath.Base(img.path), node.Memory, img.accel)
 	for _, r := range f.rows {
 		fmt.Fprintf(&b, "| %s | %s |\n", r[0], r[1])
@@ -225,10 +225,13 @@ func (f *figures) node(t *testing.T) {
 // kernel started is found out afterwards, from its uptime.
 func (f *figures) apiAfterKernel(t *testing.T, n *runningNode) time.Duration {
 	t.Helper()
+	boot := n.bootID(t)
 	n.Serial(0).Skip()
 	n.restart(t)
-	time.Sleep(time.Second) // the old kernel's last
-	ctx := within(t, node.BootTime)
+	ctx := within(t, 2*node.BootTime)
+	if _, err := n.WaitFor(ctx, "Linux version"); err != nil { // until then the old API answers
+		t.Fatal(err)
+	}
 	for {
 		try, cancel := context.WithTimeout(ctx, time.Second)
 		err := n.API.Get(try, "/version", nil, nil)
@@ -242,6 +245,7 @@ func (f *figures) apiAfterKernel(t *testing.T, n *runningNode) time.Duration {
 		time.Sleep(20 * time.Millisecond)
 	}
 	answered := time.Now()
+	n.awaitBoot(t, boot)
 	up := strings.Fields(n.run(t, "cat /proc/uptime"))[0]
 	read := time.Now()
 	seconds, err := strconv.ParseFloat(up, 64)
