@@ -24,7 +24,7 @@ func until(t *testing.T, r *bufio.Reader, mark string) string {
 	t.Helper()
 	for {
 		line, err := r.ReadString('\n')
-		line = strings.TrimLeft(line, "#$ ") // a shell that is slow prompts after the echo of what was typed
+		line = strings.TrimLeft(line, "#$ ")               // a shell that is slow prompts after the echo of what was typed
 		if rest, ok := strings.CutPrefix(line, mark); ok { // what was typed is echoed, but begins otherwise
 			return strings.TrimSpace(rest)
 		}
