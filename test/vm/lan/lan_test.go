@@ -39,6 +39,13 @@ func plug(t *testing.T, p *Port) (write func([]byte), read func() ([]byte, error
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { c.Close() })
+	// Dial returns before the port has accepted: what it is sent until then is
+	// lost, as behind a cable that is not in yet.
+	for deadline := time.Now().Add(10 * time.Second); !p.plugged(); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("port %s accepts nobody", p.path)
+		}
+	}
 	write = func(frame []byte) {
 		c.Write(append(binary.BigEndian.AppendUint32(nil, uint32(len(frame))), frame...))
 	}
@@ -53,6 +60,12 @@ func plug(t *testing.T, p *Port) (write func([]byte), read func() ([]byte, error
 		return frame, err
 	}
 	return write, read
+}
+
+func (p *Port) plugged() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.conn != nil
 }
 
 // guest puts a TCP/IP stack behind a port.
