@@ -49,15 +49,16 @@ type Perm struct {
 
 // Method declares one verb on one path.
 type Method struct {
-	Verb    string  // GET, POST, PUT, DELETE
-	Path    string  // "/nodes/{node}/qemu/{vmid}/status/start"; a last "{name...}" takes the rest
-	Text    string  // what it does, one sentence
-	Params  []Param // with those of the path
-	Perm    Perm
-	NoToken bool // refuses API tokens
-	OnNode  bool // concerns the node in {node} and is passed on to it
-	Upload  bool // multipart body that the handler reads itself; no CSRF token needed
-	Raw     bool // the handler writes the answer itself (WebSocket)
+	Verb     string  // GET, POST, PUT, DELETE
+	Path     string  // "/nodes/{node}/qemu/{vmid}/status/start"; a last "{name...}" takes the rest
+	Text     string  // what it does, one sentence
+	Params   []Param // with those of the path
+	Perm     Perm
+	NoToken  bool // refuses API tokens
+	OnNode   bool // concerns the node in {node} and is passed on to it
+	NoQuorum bool // a change that is allowed although the cluster cannot decide
+	Upload   bool // multipart body that the handler reads itself; no CSRF token needed
+	Raw      bool // the handler writes the answer itself (WebSocket)
 }
 
 // F returns a pointer for Min and Max.

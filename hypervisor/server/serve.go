@@ -33,11 +33,18 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, local bool) {
 	a := &answer{w: &tracker{ResponseWriter: w}, r: r}
 	defer func() {
 		if p := recover(); p != nil {
+			if p == http.ErrAbortHandler { // an answer that breaks off has to show
+				panic(p)
+			}
 			s.d.Log.Error("panic in API call", "method", r.Method, "path", r.URL.Path, "panic", p, "stack", string(debug.Stack()))
 			a.fail(&Error{Status: http.StatusInternalServerError, Text: "internal error"})
 		}
 	}()
 	segs := schema.Split(r.URL.Path)
+	if len(segs) > 0 && segs[0] == "joist" && s.d.Nodes != nil && !local {
+		s.d.Nodes.ServeHTTP(w, r)
+		return
+	}
 	if len(segs) == 0 || segs[0] != "api2" {
 		if s.d.Pages != nil {
 			s.d.Pages.ServeHTTP(w, r)
@@ -105,9 +112,11 @@ func (s *Server) call(a *answer, path string, local bool) (any, *refusal) {
 			m.Params["node"] = name
 		}
 		if method.OnNode && name != s.d.Node {
-			return nil, refuse(http.StatusInternalServerError,
-				"hostname lookup '%s' failed - failed to get address info for: %s: Name or service not known", name, name)
+			return nil, s.forward(a, name, local)
 		}
+	}
+	if ref := s.decides(&m.Value.Route); ref != nil {
+		return nil, ref
 	}
 	in, ref := input(a.w, r, method)
 	if ref != nil {

@@ -46,6 +46,17 @@ type Deps struct {
 	// FailDelay holds back the answer to wrong credentials, so that they
 	// cannot be guessed quickly; 3 s on a node.
 	FailDelay time.Duration
+	// Peers reaches the other nodes of a cluster; nil: there are none.
+	Peers Peers
+	// RootTicket makes credentials of root@pam, with which a call of the local
+	// socket is passed on.
+	RootTicket func() (ticket, csrf string)
+	// Quorum says, in one sentence, why the cluster can change nothing right
+	// now; nil: it always can.
+	Quorum func() error
+	// Nodes answers what is below /joist/: joiners and other nodes. The
+	// certificate at the connection's other end says who it is (PeerOf).
+	Nodes http.Handler
 	// Pages answers what is not below /api2; without it such paths are an
 	// error.
 	Pages http.Handler

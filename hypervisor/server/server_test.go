@@ -69,6 +69,10 @@ func routes() []Route {
 	upload.Upload = true
 	socket := m("GET", "/socket", schema.Perm{})
 	socket.Raw = true
+	console := m("GET", "/nodes/{node}/qemu/{vmid}/socket", schema.Perm{}, node, vmid)
+	console.Raw = true
+	power := m("POST", "/nodes/{node}/qemu/{vmid}/power", schema.Perm{}, node, vmid)
+	power.NoQuorum = true
 	noToken := m("GET", "/ticket-only", schema.Perm{})
 	noToken.NoToken = true
 	return []Route{
@@ -106,19 +110,23 @@ func routes() []Route {
 				total += n
 			}
 		}},
-		{socket, func(ctx context.Context, r *Request) (any, error) {
-			c, err := websocket.Accept(r.W, r.HTTP, &websocket.AcceptOptions{Subprotocols: []string{"binary"}})
-			if err != nil {
-				return nil, err
-			}
-			defer c.CloseNow()
-			typ, b, err := c.Read(ctx)
-			if err == nil {
-				err = c.Write(ctx, typ, b)
-			}
-			return nil, err
-		}},
+		{power, echo},
+		{socket, echoSocket},
+		{console, echoSocket},
 	}
+}
+
+func echoSocket(ctx context.Context, r *Request) (any, error) {
+	c, err := websocket.Accept(r.W, r.HTTP, &websocket.AcceptOptions{Subprotocols: []string{"binary"}})
+	if err != nil {
+		return nil, err
+	}
+	defer c.CloseNow()
+	typ, b, err := c.Read(ctx)
+	if err == nil {
+		err = c.Write(ctx, typ, b)
+	}
+	return nil, err
 }
 
 type testServer struct {
@@ -129,7 +137,13 @@ type testServer struct {
 
 func startServer(t *testing.T) testServer {
 	t.Helper()
-	s, err := New(Deps{Node: "n1", Routes: routes(), Auth: fake{}, Access: fake{}, Log: slog.New(slog.DiscardHandler), FailDelay: 50 * time.Millisecond})
+	return startWith(t, Deps{Node: "n1"})
+}
+
+func startWith(t *testing.T, d Deps) testServer {
+	t.Helper()
+	d.Routes, d.Auth, d.Access, d.Log, d.FailDelay = routes(), fake{}, fake{}, slog.New(slog.DiscardHandler), 50*time.Millisecond
+	s, err := New(d)
 	if err != nil {
 		t.Fatal(err)
 	}
