@@ -129,15 +129,16 @@ func interfacesIn(_ context.Context, g guest.Guest) ([]guestapi.Interface, error
 // storages opens what the cluster has defined; a new cluster gets the
 // defaults of this node.
 func (d *daemon) storages(ctx context.Context) (*storage.Set, error) {
-	configs, _, err := storage.Load(ctx, d.store, storage.Defaults(d.cfg.Storage))
+	configs, rev, err := storage.Load(ctx, d.store, storage.Defaults(d.cfg.Storage))
 	if err != nil {
 		return nil, err
 	}
 	locks := filepath.Join(d.runDir(), "lock")
-	set := storage.NewSet(configs, map[string]storage.Factory{
+	set := storage.NewSet(storage.Local(configs, d.cfg.Storage), map[string]storage.Factory{
 		"dir":     func(c storage.Config) (storage.Pool, error) { return dir.Open(c, run.OS{}) },
 		"lvmthin": func(c storage.Config) (storage.Pool, error) { return lvmthin.Open(c, run.OS{}, locks) },
 	})
+	go storage.Follow(ctx, d.store, rev, d.log, func(c []storage.Config) { set.Update(storage.Local(c, d.cfg.Storage)) })
 	if err := set.Clean(); err != nil { // a storage that is missing must not keep the API away
 		d.log.Warn("remove interrupted uploads", "err", err)
 	}

@@ -56,10 +56,26 @@ func (c *Controller) Boot(ctx context.Context) error {
 	if _, err := os.Stat(c.bootedFile()); err == nil || c.isHalted() {
 		return nil
 	}
+	if err := c.current(ctx); err != nil {
+		return fmt.Errorf("start guests: %w", err)
+	}
 	if len(c.startOrder(nil)) > 0 {
 		return c.startAtBoot(ctx)
 	}
 	return c.booted()
+}
+
+// current waits until what this node knows of its guests is what the cluster
+// knows: while it was down, or is cut off, another may have been given them.
+func (c *Controller) current(ctx context.Context) error {
+	if c.o.Quorum == nil {
+		return nil
+	}
+	if err := c.o.Quorum(ctx); err != nil {
+		return err
+	}
+	_, err := c.table.load(ctx)
+	return err
 }
 
 // booted notes that this boot's guests were started. A daemon that ends in the

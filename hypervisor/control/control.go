@@ -33,6 +33,7 @@ type Options struct {
 	Provision Provisioner                              // nil: containers cannot be created
 	Import    Importer                                 // nil: images cannot be imported
 	ImageSize func(path, format string) (int64, error) // bytes that a guest sees of an image
+	Quorum    func(context.Context) error              // returns when the cluster can decide; nil: it always can
 	RunDir    string                                   // node.RunDir: what must not outlive a boot
 	Poll      time.Duration                            // between readings of running guests; 0: 3 s
 	Rand      io.Reader                                // nil: crypto/rand

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"joist/cluster/store"
 	"joist/hypervisor/guest"
 	"joist/hypervisor/storage"
 )
@@ -239,5 +240,44 @@ func TestResizeWhileRunning(t *testing.T) {
 	}
 	if s := m.pools["disks"].vols["vm-100-disk-2"].Size; s != 5<<30 {
 		t.Errorf("the new volume has %d bytes", s)
+	}
+}
+
+// TestBootWaits: guests start when the cluster can decide, and only those that
+// are this node's then.
+func TestBootWaits(t *testing.T) {
+	m := newMachine(t)
+	c, _, _ := m.daemon()
+	for _, id := range []int{100, 101} {
+		m.must(c.Create(t.Context(), vm(id, map[string]string{"onboot": "1"})))
+	}
+	quorum, asked := make(chan struct{}), make(chan struct{})
+	c.o.Quorum = func(ctx context.Context) error {
+		close(asked)
+		select {
+		case <-quorum:
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	booted := make(chan error, 1)
+	go func() { booted <- c.Boot(t.Context()) }()
+	<-asked
+	if m.vms.guest(100) != nil {
+		t.Error("a guest runs without a quorum")
+	}
+	e, _ := c.table.get(100)
+	r := e.Record.clone()
+	r.Node = "elsewhere"
+	if _, err := c.o.Store.Txn(t.Context(), nil, store.Op{Key: Key(100), Value: r.encode()}); err != nil {
+		t.Fatal(err)
+	}
+	close(quorum)
+	if err := <-booted; err != nil {
+		t.Fatal(err)
+	}
+	if !slices.Equal(m.vms.order, []int{101}) {
+		t.Errorf("started %v, want 101 alone: 100 is another node's", m.vms.order)
 	}
 }

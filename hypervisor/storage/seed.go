@@ -5,6 +5,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
+	"slices"
+	"time"
 
 	"joist/api/node"
 	"joist/cluster/store"
@@ -19,10 +22,50 @@ const Prefix = "/joist/storages/"
 func Defaults(n node.Storage) []Config {
 	out := []Config{{ID: "local", Type: "dir", Path: node.LocalDir, Content: []string{ISO, Template, Backup, Import, Snippets}}}
 	if n.Thin != "" {
-		out = append(out, Config{ID: "local-lvm", Type: "lvmthin", VGName: n.VGName, VGUUID: n.VGUUID, Thin: n.Thin,
-			Content: []string{Images, RootDir}})
+		out = append(out, Config{ID: "local-lvm", Type: "lvmthin", VGName: n.VGName, Thin: n.Thin, Content: []string{Images, RootDir}})
 	}
 	return out
+}
+
+// Local makes the cluster's definitions those of this node: a volume group of
+// the node's own name is the node's own, whatever else is called so.
+func Local(configs []Config, n node.Storage) []Config {
+	out := slices.Clone(configs)
+	for i, c := range out {
+		if c.Type == "lvmthin" && c.VGName == n.VGName {
+			out[i].VGUUID = n.VGUUID
+		}
+	}
+	return out
+}
+
+// Follow calls f with the definitions whenever they change, until ctx ends.
+func Follow(ctx context.Context, s store.Store, rev int64, log *slog.Logger, f func([]Config)) {
+	for {
+		for range s.Watch(ctx, Prefix, rev) {
+			items, _, err := s.List(ctx, Prefix)
+			if err != nil {
+				break
+			}
+			configs, err := decode(items)
+			if err != nil { // the last good ones stay in force
+				log.Error("read storages", "err", err)
+				continue
+			}
+			f(configs)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(time.Second):
+		}
+		if items, now, err := s.List(ctx, Prefix); err == nil {
+			rev = now
+			if configs, err := decode(items); err == nil {
+				f(configs)
+			}
+		}
+	}
 }
 
 // Load reads the storages from the cluster store; where there is none yet it

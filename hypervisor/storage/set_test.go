@@ -96,8 +96,8 @@ func (m *memory) Txn(_ context.Context, _ []store.Cond, ops ...store.Op) (int64,
 }
 
 func TestLoad(t *testing.T) {
-	defaults := Defaults(node.Storage{Layout: "lvm", VGUUID: "u-u-i-d", VGName: "joist", Thin: "data"})
-	if len(defaults) != 2 || defaults[1].VGUUID != "u-u-i-d" || !defaults[0].Holds(Import) || defaults[0].Holds(Images) {
+	defaults := Defaults(node.Storage{Layout: "lvm", VGUUID: "u", VGName: "joist", Thin: "data"})
+	if len(defaults) != 2 || defaults[1].VGUUID != "" || Local(defaults, node.Storage{VGName: "joist", VGUUID: "u"})[1].VGUUID != "u" || !defaults[0].Holds(Import) || defaults[0].Holds(Images) {
 		t.Fatalf("%+v", defaults)
 	}
 	m := &memory{}

@@ -41,7 +41,7 @@ type Config struct {
 	Disable bool     `json:"disable"`
 	Path    string   `json:"path,omitempty"`     // dir
 	VGName  string   `json:"vgname,omitempty"`   // lvmthin
-	VGUUID  string   `json:"vg_uuid,omitempty"`  // lvmthin: how the group is really found
+	VGUUID  string   `json:"vg_uuid,omitempty"`  // lvmthin: how the group is really found; differs from node to node, see Local
 	Thin    string   `json:"thinpool,omitempty"` // lvmthin
 }
 
@@ -111,6 +111,14 @@ type Uploader interface {
 // Locator is a pool that can say where a volume lies without activating it.
 type Locator interface {
 	Path(ctx context.Context, name string) (string, error)
+}
+
+// Renamer is a pool that can give a volume to another guest. Renaming what was
+// renamed already succeeds, so that an interrupted change can be repeated.
+type Renamer interface {
+	// Rename gives the volume from the name to; from must not be in use. An
+	// existing volume named to is never replaced.
+	Rename(ctx context.Context, from, to string) error
 }
 
 // Volumes' ids.

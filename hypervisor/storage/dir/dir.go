@@ -320,6 +320,38 @@ func (p *Pool) Delete(_ context.Context, name string) error {
 	return nil
 }
 
+// Rename gives a disk another name, in its new guest's folder.
+func (p *Pool) Rename(_ context.Context, from, to string) error {
+	old, err := parse(from)
+	if err != nil {
+		return err
+	}
+	next, err := parse(to)
+	if err != nil {
+		return err
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	_, there := p.root.Lstat(next.file)
+	if _, err := p.root.Lstat(old.file); errors.Is(err, fs.ErrNotExist) {
+		if there == nil {
+			return nil // renamed before
+		}
+		return p.absent(from)
+	}
+	if there == nil {
+		return &volumeError{fmt.Sprintf("volume '%s:%s' already exists", p.cfg.ID, to), storage.ErrExists}
+	}
+	if err := p.root.MkdirAll(path.Dir(next.file), 0o755); err != nil {
+		return fmt.Errorf("rename volume '%s:%s': %w", p.cfg.ID, from, fullDisk(err))
+	}
+	if err := p.root.Rename(old.file, next.file); err != nil {
+		return fmt.Errorf("rename volume '%s:%s': %w", p.cfg.ID, from, err)
+	}
+	p.root.Remove(path.Dir(old.file)) // refused while it holds another disk
+	return errors.Join(p.syncDir(path.Dir(next.file)), p.syncDir(path.Dir(path.Dir(next.file))))
+}
+
 // Path is where the volume's file is.
 func (p *Pool) Path(_ context.Context, name string) (string, error) {
 	at, err := parse(name)

@@ -177,6 +177,34 @@ func TestDisks(t *testing.T) {
 	}
 }
 
+// TestRename: twice is as good as once, and nothing is replaced.
+func TestRename(t *testing.T) {
+	p, dir := newPool(t)
+	for _, id := range []int{100, 300} {
+		if _, err := p.Create(t.Context(), storage.Spec{VMID: id, Size: 1 << 20}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	from, to := "100/vm-100-disk-0.raw", "200/vm-200-disk-0.raw"
+	for range 2 {
+		if err := p.Rename(t.Context(), from, to); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := p.Activate(t.Context(), to); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Stat(filepath.Join(dir, "images/100")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the empty folder stays: %v", err)
+	}
+	if err := p.Rename(t.Context(), to, "300/vm-300-disk-0.raw"); !errors.Is(err, storage.ErrExists) {
+		t.Errorf("over another disk: %v", err)
+	}
+	if err := p.Rename(t.Context(), from, "201/vm-201-disk-0.raw"); !errors.Is(err, storage.ErrNotFound) {
+		t.Errorf("what is not there: %v", err)
+	}
+}
+
 // TestOutside plants symbolic links that lead out of the folder.
 func TestOutside(t *testing.T) {
 	p, dir := newPool(t)

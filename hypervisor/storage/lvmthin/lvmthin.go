@@ -183,7 +183,7 @@ func (p *Pool) create(ctx context.Context, s storage.Spec) (storage.Volume, erro
 	}
 	size := roundUp(s.Size, int64(g.Extent))
 	_, err = p.lvm(ctx, "lvcreate", "-q", "-y", "-W", "y", "-V", strconv.FormatInt(size, 10)+"b", "-T", g.Name+"/"+p.cfg.Thin, "-n", name,
-		"--setactivationskip", "n", "--addtag", "joist-guest-"+strconv.Itoa(s.VMID))
+		"--setactivationskip", "n", "--addtag", guestTag(s.VMID))
 	if err != nil {
 		return storage.Volume{}, err
 	}
@@ -272,6 +272,37 @@ func (p *Pool) Delete(ctx context.Context, name string) error {
 		return err
 	})
 }
+
+// Rename gives a disk another name, and its guest's tag with it.
+func (p *Pool) Rename(ctx context.Context, from, to string) error {
+	if !diskRE.MatchString(to) {
+		return fmt.Errorf("unable to parse lvm volume name '%s'", to)
+	}
+	err := p.change(ctx, "rename", from, func(g vgRow, v lvRow) error {
+		if v.active() { // deactivating is refused while somebody has it open
+			if _, err := p.lvm(ctx, "lvchange", "-q", "-a", "n", g.Name+"/"+from); err != nil {
+				return err
+			}
+		}
+		_, err := p.lvm(ctx, "lvrename", "-q", g.Name, from, to)
+		return err
+	})
+	var none absent
+	if err != nil && !errors.As(err, &none) {
+		return err
+	}
+	// Renamed, now or by a try that was interrupted here; or neither is there.
+	tagged := p.change(ctx, "tag", to, func(g vgRow, _ lvRow) error {
+		_, err := p.lvm(ctx, "lvchange", "-q", "--deltag", guestTag(storage.Owner(from)), "--addtag", guestTag(storage.Owner(to)), g.Name+"/"+to)
+		return err
+	})
+	if errors.As(tagged, &none) {
+		return err
+	}
+	return tagged
+}
+
+func guestTag(vmid int) string { return "joist-guest-" + strconv.Itoa(vmid) }
 
 // Activate makes the block device and waits until it is there.
 func (p *Pool) Activate(ctx context.Context, name string) (path string, err error) {

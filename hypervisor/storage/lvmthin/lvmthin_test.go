@@ -77,6 +77,11 @@ func (f *fakeLVM) answer(c run.Cmd) ([]byte, error) {
 		v := f.lvs[name]
 		v.Attr = "Vwi-a-tz--"
 		f.lvs[name] = v
+	case "lvrename":
+		to := f.lvs[c.Args[len(c.Args)-2]]
+		delete(f.lvs, to.Name)
+		to.Name = name
+		f.lvs[name] = to
 	case "lvextend":
 	}
 	return nil, nil
@@ -131,6 +136,30 @@ func TestCommands(t *testing.T) {
 	f.vgs = `{"vg_name":"joist","vg_uuid":"another"}`
 	if err := p.Delete(t.Context(), "vm-100-disk-0"); !errors.Is(err, ErrNoGroup) {
 		t.Errorf("another disk's group: %v", err)
+	}
+}
+
+// TestRename: twice is as good as once, and neither is an error.
+func TestRename(t *testing.T) {
+	p, f, s := newPool(t)
+	for range 2 {
+		if err := p.Rename(t.Context(), "vm-100-disk-0", "vm-200-disk-0"); err != nil {
+			t.Fatal(err)
+		}
+		if got, want := last(s), "lvm lvchange "+prefix+"-q --deltag joist-guest-100 --addtag joist-guest-200 joist/vm-200-disk-0"; got != want {
+			t.Errorf("got  %s\nwant %s", got, want)
+		}
+	}
+	if _, old := f.lvs["vm-100-disk-0"]; old || f.lvs["vm-200-disk-0"].Size != 8<<30 {
+		t.Errorf("volumes: %v", f.lvs)
+	}
+	if err := p.Rename(t.Context(), "vm-100-disk-0", "vm-201-disk-0"); !errors.Is(err, storage.ErrNotFound) {
+		t.Errorf("what is not there: %v", err)
+	}
+	for _, to := range []string{"state", "data", "-x", "vm-1"} {
+		if err := p.Rename(t.Context(), "vm-200-disk-0", to); err == nil {
+			t.Errorf("renamed to %q", to)
+		}
 	}
 }
 
