@@ -214,10 +214,10 @@ func (f *figures) node(t *testing.T) {
 	f.seconds(t, "kernel start → API answers", f.apiAfterKernel(t, n))
 	time.Sleep(time.Minute) // what the boot left behind settles
 	f.memory(t, n)
-	g := guestOf{n, "qemu", 100}.create(t, client.Params{"memory": guestMemory, "scsihw": "virtio-scsi-single", "scsi0": "local-lvm:1", "net0": vmHardware})
+	g := guestOf{n: n, kind: "qemu", id: 100}.create(t, client.Params{"memory": guestMemory, "scsihw": "virtio-scsi-single", "scsi0": "local-lvm:1", "net0": vmHardware})
 	f.starts(t, g, "virtual machine")
 	id := n.upload(t, "vztmpl", "debian-13-standard_test_amd64.tar.zst", template(t))
-	g = guestOf{n, "lxc", 101}.create(t, client.Params{"ostemplate": id, "rootfs": "local-lvm:4", "memory": guestMemory, "net0": ctNetwork})
+	g = guestOf{n: n, kind: "lxc", id: 101}.create(t, client.Params{"ostemplate": id, "rootfs": "local-lvm:4", "memory": guestMemory, "net0": ctNetwork})
 	f.starts(t, g, "container")
 }
 
@@ -317,7 +317,7 @@ func timedStart(t *testing.T, g guestOf) time.Duration {
 	}
 	for {
 		var s client.TaskStatus
-		if err := g.n.API.Get(ctx, "/nodes/"+nodeName+"/tasks/"+upid+"/status", nil, &s); err != nil {
+		if err := g.n.API.Get(ctx, "/nodes/"+g.n.Name+"/tasks/"+upid+"/status", nil, &s); err != nil {
 			t.Fatal(err)
 		}
 		if s.Status == "stopped" {

@@ -23,7 +23,7 @@ func TestLocalFull(t *testing.T) {
 	}
 
 	n.login(t)
-	vm := guestOf{n, "qemu", 100}.create(t, client.Params{"memory": "128", "scsi0": "local-lvm:1", "net0": vmHardware})
+	vm := guestOf{n: n, kind: "qemu", id: 100}.create(t, client.Params{"memory": "128", "scsi0": "local-lvm:1", "net0": vmHardware})
 	vm.start(t)
 	vm.wantStatus(t, "running")
 	vm.set(t, client.Params{"description": "made while local is full"})
@@ -43,7 +43,7 @@ func TestLocalFull(t *testing.T) {
 	if err := n.uploadZeros(within(t, uploadTime), "small.iso", 1<<20, nil); err != nil {
 		t.Fatal(err)
 	}
-	n.task(t, taskTime, http.MethodDelete, "/nodes/"+nodeName+"/storage/local/content/local:iso/small.iso", nil)
+	n.task(t, taskTime, http.MethodDelete, "/nodes/"+n.Name+"/storage/local/content/local:iso/small.iso", nil)
 }
 
 // avail is what local says it has left.
@@ -52,7 +52,7 @@ func (n *runningNode) avail(t testing.TB) int64 {
 	var s struct {
 		Avail int64 `json:"avail"`
 	}
-	if err := n.API.Get(within(t, time.Minute), "/nodes/"+nodeName+"/storage/local/status", nil, &s); err != nil {
+	if err := n.API.Get(within(t, time.Minute), "/nodes/"+n.Name+"/storage/local/status", nil, &s); err != nil {
 		t.Fatal(err)
 	}
 	return s.Avail

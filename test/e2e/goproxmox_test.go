@@ -25,10 +25,10 @@ func (s *spine) goProxmox(t *testing.T) {
 		t.Fatalf("version %+v, %v", v, err)
 	}
 	nodes, err := c.Nodes(ctx)
-	if err != nil || len(nodes) != 1 || nodes[0].Node != nodeName || nodes[0].Status != "online" {
+	if err != nil || len(nodes) != 1 || nodes[0].Node != s.n.Name || nodes[0].Status != "online" {
 		t.Fatalf("nodes %+v, %v", nodes, err)
 	}
-	n, err := c.Node(ctx, nodeName)
+	n, err := c.Node(ctx, s.n.Name)
 	if err != nil {
 		t.Fatal(err)
 	}

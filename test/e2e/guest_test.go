@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -23,12 +24,21 @@ const (
 
 // guestOf is a guest of the node.
 type guestOf struct {
-	n    *runningNode
-	kind string // "qemu" or "lxc"
+	n    *runningNode // who is asked
+	kind string       // "qemu" or "lxc"
 	id   int
+	on   string // the node that runs it, "" for n
 }
 
-func (g guestOf) path() string { return fmt.Sprintf("/nodes/%s/%s/%d", nodeName, g.kind, g.id) }
+// through is the same guest, with another node asked.
+func (g guestOf) through(n *runningNode) guestOf {
+	g.on, g.n = cmp.Or(g.on, g.n.Name), n
+	return g
+}
+
+func (g guestOf) path() string {
+	return fmt.Sprintf("/nodes/%s/%s/%d", cmp.Or(g.on, g.n.Name), g.kind, g.id)
+}
 
 func (g guestOf) cgroup() string { return fmt.Sprintf("/sys/fs/cgroup/guests/%d", g.id) }
 
@@ -109,7 +119,7 @@ func option(value, key string) string {
 func (g guestOf) create(t testing.TB, p client.Params) guestOf {
 	t.Helper()
 	p["vmid"] = fmt.Sprint(g.id)
-	g.n.task(t, createTime, http.MethodPost, fmt.Sprintf("/nodes/%s/%s", nodeName, g.kind), p)
+	g.n.task(t, createTime, http.MethodPost, fmt.Sprintf("/nodes/%s/%s", g.n.Name, g.kind), p)
 	return g
 }
 
@@ -149,7 +159,7 @@ func (n *runningNode) guests(t testing.TB, kind string) []int {
 	var rows []struct {
 		VMID int `json:"vmid"`
 	}
-	if err := n.API.Get(within(t, time.Minute), "/nodes/"+nodeName+"/"+kind, nil, &rows); err != nil {
+	if err := n.API.Get(within(t, time.Minute), "/nodes/"+n.Name+"/"+kind, nil, &rows); err != nil {
 		t.Fatal(err)
 	}
 	out := []int{}
@@ -170,7 +180,7 @@ type volume struct {
 func (n *runningNode) content(t testing.TB, storage string) []volume {
 	t.Helper()
 	out := []volume{}
-	path := "/nodes/" + nodeName + "/storage/" + storage + "/content"
+	path := "/nodes/" + n.Name + "/storage/" + storage + "/content"
 	if err := n.API.Get(within(t, time.Minute), path, nil, &out); err != nil {
 		t.Fatal(err)
 	}

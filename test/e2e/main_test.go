@@ -150,6 +150,7 @@ func answerFile(t testing.TB) []byte {
 // runningNode is an installed node that has been started on its own overlay.
 type runningNode struct {
 	*vm.Machine
+	Name string
 	API  *client.Client
 	LAN  *lan.Switch
 	Port *lan.Port
@@ -183,8 +184,14 @@ func startNode(t *testing.T, change func(*vm.Config, *lan.Switch)) *runningNode 
 // newNode is a node without a machine: its network.
 func newNode(t *testing.T) *runningNode {
 	t.Helper()
-	n := &runningNode{LAN: vm.NewSwitch(t), MAC: parseMAC(t, nodeMAC)}
-	n.Port = vm.NewPort(t, n.LAN, "node1")
+	return newNodeOn(t, vm.NewSwitch(t), nodeName, nodeMAC)
+}
+
+// newNodeOn is a node on a network that others are on.
+func newNodeOn(t *testing.T, sw *lan.Switch, name, mac string) *runningNode {
+	t.Helper()
+	n := &runningNode{Name: name, LAN: sw, MAC: parseMAC(t, mac)}
+	n.Port = vm.NewPort(t, n.LAN, name)
 	t.Cleanup(n.closeSSH)
 	return n
 }
@@ -192,8 +199,8 @@ func newNode(t *testing.T) *runningNode {
 // config is the node's machine without its drives.
 func (n *runningNode) config(img isoImage) vm.Config {
 	return vm.Config{
-		Name: "node1", Memory: node.Memory, Accel: img.accel,
-		NICs: []vm.NIC{{Port: n.Port, MAC: nodeMAC}},
+		Name: n.Name, Memory: node.Memory, Accel: img.accel,
+		NICs: []vm.NIC{{Port: n.Port, MAC: n.MAC.String()}},
 	}
 }
 

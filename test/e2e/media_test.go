@@ -123,7 +123,7 @@ func (n *runningNode) upload(t testing.TB, content, name, path string) string {
 	}
 	start := time.Now()
 	file := client.File{Content: content, Name: name, Size: st.Size(), Data: f, SHA256: sum}
-	if err := n.API.Upload(within(t, uploadTime), nodeName, "local", file, nil); err != nil {
+	if err := n.API.Upload(within(t, uploadTime), n.Name, "local", file, nil); err != nil {
 		t.Fatal(err)
 	}
 	t.Logf("%s: %d bytes uploaded in %s", name, st.Size(), time.Since(start).Round(time.Second))
@@ -139,7 +139,7 @@ func (n *runningNode) upload(t testing.TB, content, name, path string) string {
 
 // uploadZeros sends size zero bytes as an ISO image; progress may be nil.
 func (n *runningNode) uploadZeros(ctx context.Context, name string, size int64, progress func(int64)) error {
-	return n.API.Upload(ctx, nodeName, "local", client.File{Content: "iso", Name: name, Size: size, Data: zeros{}}, progress)
+	return n.API.Upload(ctx, n.Name, "local", client.File{Content: "iso", Name: name, Size: size, Data: zeros{}}, progress)
 }
 
 type zeros struct{}

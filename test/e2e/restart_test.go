@@ -58,7 +58,7 @@ func (n *runningNode) installation(t testing.TB) string {
 	var s struct {
 		ID string `json:"serverid"`
 	}
-	if err := n.API.Get(within(t, time.Minute), "/nodes/"+nodeName+"/subscription", nil, &s); err != nil {
+	if err := n.API.Get(within(t, time.Minute), "/nodes/"+n.Name+"/subscription", nil, &s); err != nil {
 		t.Fatal(err)
 	}
 	return s.ID
@@ -67,7 +67,7 @@ func (n *runningNode) installation(t testing.TB) string {
 // restart asks the API for one and returns when the node is down.
 func (n *runningNode) restart(t testing.TB) {
 	t.Helper()
-	if err := n.API.Post(within(t, time.Minute), "/nodes/"+nodeName+"/status", client.Params{"command": "reboot"}, nil); err != nil {
+	if err := n.API.Post(within(t, time.Minute), "/nodes/"+n.Name+"/status", client.Params{"command": "reboot"}, nil); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := n.WaitFor(within(t, node.BootTime), "Joist is down"); err != nil {

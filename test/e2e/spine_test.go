@@ -89,7 +89,7 @@ func (s *spine) api(t *testing.T) {
 		Status string `json:"status"`
 	}
 	err = s.n.API.Get(within(t, time.Minute), "/nodes", nil, &nodes)
-	if err != nil || len(nodes) != 1 || nodes[0].Node != nodeName || nodes[0].Status != "online" {
+	if err != nil || len(nodes) != 1 || nodes[0].Node != s.n.Name || nodes[0].Status != "online" {
 		t.Errorf("nodes %+v, %v", nodes, err)
 	}
 	stranger, err := node.Client(s.n.LAN, s.n.IP)
@@ -149,7 +149,7 @@ func (s *spine) uploads(t *testing.T) {
 	s.template(t)
 	s.disk(t)
 	before := s.n.content(t, "local")
-	err := s.n.API.Upload(within(t, uploadTime), nodeName, "local", client.File{
+	err := s.n.API.Upload(within(t, uploadTime), s.n.Name, "local", client.File{
 		Content: "iso", Name: "wrong.iso", Size: 1 << 20, Data: zeros{}, SHA256: strings.Repeat("0", 64)}, nil)
 	refused(t, err, "checksum")
 	if after := s.n.content(t, "local"); !slices.Equal(before, after) {
@@ -194,7 +194,7 @@ func (s *spine) wantNoUpload(t *testing.T, name string) {
 func (s *spine) machine(t *testing.T) guestOf {
 	t.Helper()
 	if s.vm == nil {
-		g := guestOf{s.n, "qemu", vmID}.create(t, client.Params{
+		g := guestOf{n: s.n, kind: "qemu", id: vmID}.create(t, client.Params{
 			"name": "probe", "memory": guestMemory, "cores": "1", "scsihw": "virtio-scsi-single",
 			"scsi0": "local-lvm:0,import-from=" + s.disk(t), "ide2": s.memtest(t) + ",media=cdrom",
 			"net0": vmHardware, "boot": "order=ide2", "startup": "order=1,down=5",
@@ -277,7 +277,7 @@ func (s *spine) machineGetsLease(t *testing.T) {
 func (s *spine) container(t *testing.T) guestOf {
 	t.Helper()
 	if s.ct == nil {
-		g := guestOf{s.n, "lxc", ctID}.create(t, client.Params{
+		g := guestOf{n: s.n, kind: "lxc", id: ctID}.create(t, client.Params{
 			"hostname": "inside", "ostemplate": s.template(t), "rootfs": "local-lvm:4", "memory": guestMemory, "password": rootInside,
 			"net0": ctNetwork, "onboot": "1", "startup": "order=2",
 		})
@@ -391,7 +391,7 @@ func (s *spine) reboot(t *testing.T) {
 	s.both(t)
 	want, boot := s.state(t), s.n.bootID(t)
 	s.n.Serial(0).Skip()
-	if err := s.n.API.Post(within(t, time.Minute), "/nodes/"+nodeName+"/status", client.Params{"command": "reboot"}, nil); err != nil {
+	if err := s.n.API.Post(within(t, time.Minute), "/nodes/"+s.n.Name+"/status", client.Params{"command": "reboot"}, nil); err != nil {
 		t.Fatal(err)
 	}
 	for _, line := range []string{fmt.Sprintf("shut down CT %d", ctID), fmt.Sprintf("shut down VM %d", vmID), "Joist is down"} {
@@ -453,7 +453,7 @@ func (s *spine) deleteAll(t *testing.T) {
 	}
 	s.vm, s.ct = nil, nil
 	for _, v := range s.n.content(t, "local") {
-		s.n.task(t, taskTime, http.MethodDelete, "/nodes/"+nodeName+"/storage/local/content/"+v.ID, nil)
+		s.n.task(t, taskTime, http.MethodDelete, "/nodes/"+s.n.Name+"/storage/local/content/"+v.ID, nil)
 	}
 	s.files = nil
 	if got := s.n.inventory(t); !reflect.DeepEqual(got, s.fresh) {
