@@ -108,19 +108,27 @@ func (b *Builder) medium(ctx context.Context, s System, text []byte) error {
 	if err != nil {
 		return err
 	}
-	spec := media.Spec{Files: files, VolumeID: "JOIST", BIOS: "/boot/bios.img", EFI: "/efi.img",
-		HybridMBR: "/" + grubPC + "/boot_hybrid.img", Date: b.built, DiskGUID: guid}
-	if err := media.Write(ctx, b.box, spec, "/host/work/medium.iso"); err != nil {
-		return explain(err)
+	hybrid, err := tree.FromFile(filepath.Join(b.box.Root, grubPC, "boot_hybrid.img"))
+	if err != nil {
+		return err
 	}
-	if text != nil { // an answer may hold secrets
-		return os.Chmod(filepath.Join(b.work, "medium.iso"), 0o600)
+	spec := media.Spec{Files: files, VolumeID: "JOIST", BIOS: "/boot/bios.img", EFI: "/efi.img", HybridMBR: hybrid,
+		Application: strings.ToUpper("JOIST " + b.cfg.Version + " BUILD " + b.id), Date: b.built, DiskGUID: guid}
+	if fl := spec.Check(); !fl.Stops() {
+		b.o.Say(fl)
 	}
-	return nil
+	return writeFile(filepath.Join(b.work, "medium.iso"), func(f *os.File) error {
+		if text != nil { // an answer may hold secrets
+			if err := f.Chmod(0o600); err != nil {
+				return err
+			}
+		}
+		return media.Write(ctx, f, spec)
+	})
 }
 
-// contents makes the medium's files: path on the medium → path in the sandbox.
-func (b *Builder) contents(ctx context.Context, s System, text []byte) (map[string]string, error) {
+// contents makes the medium's files: path on the medium → content.
+func (b *Builder) contents(ctx context.Context, s System, text []byte) (map[string]tree.Source, error) {
 	dir := "/joist/" + b.id
 	manifest, err := s.Manifest.Encode()
 	if err != nil {
@@ -144,7 +152,7 @@ func (b *Builder) contents(ctx context.Context, s System, text []byte) (map[stri
 		}
 	}
 	for at, local := range files {
-		files[at] = "/host/work/" + local
+		files[at] = filepath.Join(b.work, local)
 	}
 	for at, from := range map[string]string{
 		dir + "/boot/grub-boot.img": grubPC + "/boot.img",
@@ -155,14 +163,23 @@ func (b *Builder) contents(ctx context.Context, s System, text []byte) (map[stri
 		"/EFI/BOOT/mmx64.efi":       shimDir + "/mmx64.efi.signed",
 		"/EFI/BOOT/grubx64.efi":     grubSigned + "/gcdx64.efi.signed",
 	} {
-		files[at] = "/" + from
+		files[at] = filepath.Join(b.box.Root, from)
 	}
 	for _, args := range [][]string{boot.MediumCore("/host/work/core-medium.img"), boot.DiskCore("/host/work/core-disk.img")} {
 		if _, err := b.inBox(ctx, "/usr/bin/grub-mkimage", args...); err != nil {
 			return nil, fmt.Errorf("make GRUB's core image: %w", err)
 		}
 	}
-	return files, b.efiImage(filepath.Join(b.work, "efi.img"))
+	if err := b.efiImage(filepath.Join(b.work, "efi.img")); err != nil {
+		return nil, err
+	}
+	out := map[string]tree.Source{}
+	for at, local := range files {
+		if out[at], err = tree.FromFile(local); err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
 }
 
 func (b *Builder) consoles() []string {

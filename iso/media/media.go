@@ -1,119 +1,122 @@
 // Package media makes the hybrid image of an installation medium: one file
-// that starts as CD and as USB disk, under a BIOS and under UEFI.
+// that starts as CD and as USB disk, under a BIOS and under UEFI, with Secure
+// Boot or without.
 //
 // How it does: an El Torito record for either firmware (CD), GRUB's
 // boot_hybrid.img in sector 0 that knows where the BIOS image lies (USB under
-// a BIOS), and a GUID partition table whose one EFI partition is the EFI image
+// a BIOS), and a GUID partition table whose EFI partition is the EFI image
 // inside the ISO file system (USB under UEFI).
+//
+// Its files may also be copied to a FAT, exFAT or NTFS volume: Check sees to
+// names and sizes.
 package media
 
 import (
-	"context"
-	"errors"
+	"crypto/sha256"
 	"fmt"
+	"io/fs"
 	"maps"
-	"path"
-	"regexp"
 	"slices"
-	"strconv"
-	"strings"
 	"time"
 
-	"joist/internal/run"
+	"joist/image/disk"
+	"joist/iso/media/iso9660"
+	"joist/rootfs/tree"
 )
 
-// Spec is an image to be. The same Spec over the same files gives the same
+// Spec is an image to be. The same Spec over the same content gives the same
 // bytes.
 type Spec struct {
-	Files     map[string]string // path in the image ("/boot/vmlinuz") → local file
-	VolumeID  string            // up to 32 of A-Z 0-9 _
-	BIOS      string            // path in the image of GRUB's El Torito core (boot.MediumCore)
-	EFI       string            // path in the image of the FAT image with the loaders (boot.MediumImage)
-	HybridMBR string            // local file: GRUB's boot_hybrid.img
-	Date      time.Time         // of the volume and of every file
-	DiskGUID  string            // of the partition table
+	Files       map[string]tree.Source // path in the image ("/boot/vmlinuz") → content
+	VolumeID    string                 // up to 32 of A-Z 0-9 _
+	Application string                 // what made it, with the build: capitals, up to 128
+	BIOS        string                 // path in the image of GRUB's El Torito core (boot.MediumCore)
+	EFI         string                 // path in the image of the FAT image with the loaders (boot.MediumImage)
+	HybridMBR   tree.Source            // GRUB's boot_hybrid.img
+	Date        time.Time              // of the volume and of every file
+	DiskGUID    string                 // of the partition table
 }
 
-var (
-	rePath   = regexp.MustCompile(`^(/[A-Za-z0-9._+-]+)+$`)
-	reVolume = regexp.MustCompile(`^[A-Z0-9_]{1,32}$`)
-	reGUID   = regexp.MustCompile(`^[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}$`)
+// Image is a planned medium.
+type Image struct {
+	Volume *iso9660.Layout
+	Table  disk.Layout
+	BIOS   iso9660.Chunk // GRUB's core, to be patched with its place
+}
+
+const (
+	lba = 512 // the sectors of partition tables and of a BIOS
+
+	// Drives read ahead of the last file, and some report an error there; the
+	// backup table lies at the end of this room.
+	padding = 150 * iso9660.Sector
+	tail    = 33 * lba // the backup of the partition table
 )
 
-// Validate checks what reaches the argument vector.
-func (s Spec) Validate() error {
-	switch {
-	case !reVolume.MatchString(s.VolumeID):
-		return fmt.Errorf("check medium: %q is not a volume id", s.VolumeID)
-	case !reGUID.MatchString(s.DiskGUID):
-		return fmt.Errorf("check medium: %q is not a GUID", s.DiskGUID)
-	case s.Date.Year() < 1970 || s.Date.Year() > 2099:
-		return fmt.Errorf("check medium: %v is no date for it", s.Date)
-	case s.HybridMBR == "":
-		return errors.New("check medium: the boot sector is missing")
+// Plan lays the medium out. It is pure and reads no content.
+func (s Spec) Plan() (Image, error) {
+	if err := s.Check().Err(); err != nil {
+		return Image{}, err
 	}
-	for _, p := range []string{s.BIOS, s.EFI} {
-		if s.Files[p] == "" {
-			return fmt.Errorf("check medium: the boot image %q is not among its files", p)
-		}
-	}
-	for p, local := range s.Files {
-		if !rePath.MatchString(p) || path.Clean(p) != p || strings.Count(p, "/") > 7 {
-			return fmt.Errorf("check medium: %q is not a path for it", p)
-		}
-		if local == "" || strings.ContainsAny(local, "=\\\n") {
-			return fmt.Errorf("check medium: %q cannot be passed as a local file", local)
-		}
-	}
-	return nil
-}
-
-// Args is the call of xorriso that makes the image out. Paths and identifiers
-// are fixed or checked; nothing of the building machine gets into the image.
-func (s Spec) Args(out string) ([]string, error) {
-	if err := s.Validate(); err != nil {
-		return nil, err
-	}
-	date := s.Date.UTC().Format("20060102150405") + "00"
-	args := []string{
-		"-no_rc", // nobody's start-up file
-		"-as", "mkisofs",
-		"-quiet",
-		"-o", out,
-		"-V", s.VolumeID,
-		"-A", "JOIST", "-publisher", "JOIST", "-preparer", "JOIST", // the default names xorriso's version
-		"-iso-level", "3",
-		"-r", "-dir-mode", "0555", "-file-mode", "0444",
-		"--modification-date=" + date,
-		"--set_all_file_dates", date,
-		"--gpt_disk_guid", strings.ToLower(s.DiskGUID),
-		"-pad", // drives read ahead of the last file
-		"-c", "/boot/boot.cat", "--boot-catalog-hide",
-		"-b", s.BIOS, "-no-emul-boot", "-boot-load-size", "4", "-boot-info-table", "--grub2-boot-info",
-		"--grub2-mbr", s.HybridMBR,
-		"--efi-boot", s.EFI, "-efi-boot-part", "--efi-boot-image",
-		"--protective-msdos-label",
-		"-graft-points",
-	}
+	root := tree.New()
+	root.Mode = fs.ModeDir | 0o555
 	for _, p := range slices.Sorted(maps.Keys(s.Files)) {
-		args = append(args, p+"="+s.Files[p])
+		if err := root.AddFile(p, 0o444, s.Files[p]); err != nil {
+			return Image{}, fmt.Errorf("plan medium: %w", err)
+		}
 	}
-	return args, nil
+	err := root.Walk(func(_ string, n *tree.Node) error {
+		n.Mode &^= 0o222 // a medium is read-only
+		return nil
+	})
+	if err != nil {
+		return Image{}, err
+	}
+	layout, err := iso9660.Volume{
+		ID: s.VolumeID, Publisher: "JOIST", Application: s.Application, Time: s.Date, Root: root, Pad: padding,
+		Boot: []iso9660.BootImage{{Path: s.BIOS, Load: 4}, {Path: s.EFI, EFI: true}},
+	}.Plan()
+	if err != nil {
+		return Image{}, fmt.Errorf("plan medium: %w", err)
+	}
+	bios, _ := layout.Find(s.BIOS) // both are entered in the catalogue, so they exist
+	efi, _ := layout.Find(s.EFI)
+	table, err := partitions(s.DiskGUID, layout.Size, efi.At, sectorsUp(efi.Data.Size()))
+	return Image{layout, table, bios.Chunk}, err
 }
 
-// Write makes the image out with r, which may run inside the build sandbox;
-// all local paths are then those of the sandbox.
-func Write(ctx context.Context, r run.Runner, s Spec, out string) error {
-	args, err := s.Args(out)
-	if err != nil {
-		return err
+func sectorsUp(n int64) int64 { return (n + iso9660.Sector - 1) / iso9660.Sector * iso9660.Sector }
+
+// Attributes of a partition: the firmware's "required" (UEFI 2.10, table 5.8)
+// and "read-only", which Linux, too, takes from Microsoft.
+const fixed = 1 | 1<<60
+
+// partitions is the table of the medium as a disk: the EFI image, and the rest
+// of the ISO file system before and behind it. Otherwise a tool that adds a
+// partition, for an answer file say, would take that room for free.
+func partitions(diskGUID string, size, efi, efiSize int64) (disk.Layout, error) {
+	l := disk.Layout{DiskGUID: diskGUID, SectorSize: lba, Size: size}
+	for i, p := range []disk.Partition{
+		{Name: "Joist medium, head", Type: disk.TypeLinux, Start: iso9660.SystemArea, Size: efi - iso9660.SystemArea},
+		{Name: "EFI boot partition", Type: disk.TypeESP, Start: efi, Size: efiSize},
+		{Name: "Joist medium", Type: disk.TypeLinux, Start: efi + efiSize, Size: size - tail - efi - efiSize},
+	} {
+		guid, err := disk.NewGUID(stream(diskGUID, p.Name))
+		if err != nil {
+			return l, fmt.Errorf("plan medium: %w", err)
+		}
+		p.Number, p.GUID, p.Attributes = i+1, guid, fixed
+		l.Partitions = append(l.Partitions, p)
 	}
-	_, err = r.Run(ctx, run.Cmd{Path: "xorriso", Args: args, Env: []string{
-		"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C", "TZ=UTC", "HOME=/nonexistent",
-		"SOURCE_DATE_EPOCH=" + strconv.FormatInt(s.Date.Unix(), 10),
-	}})
-	if err != nil {
-		return fmt.Errorf("write medium %q: %w", out, err)
-	}
-	return nil
+	return l, nil
 }
+
+// stream is what a GUID is made of that must be the same in every build.
+func stream(parts ...string) *digest {
+	sum := sha256.Sum256(fmt.Appendf(nil, "%q", parts))
+	return (*digest)(&sum)
+}
+
+type digest [sha256.Size]byte
+
+func (d *digest) Read(b []byte) (int, error) { return copy(b, d[:]), nil }
