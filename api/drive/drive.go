@@ -4,8 +4,6 @@
 package drive
 
 import (
-	"fmt"
-	"maps"
 	"regexp"
 	"strconv"
 	"strings"
@@ -89,20 +87,18 @@ func Parse(s string) (Drive, error) {
 		delete(set, "volume")
 	}
 	d := Drive{Rest: property.Set{}}
-	for k, v := range set {
-		if err := d.set(k, v, set); err != nil {
-			return Drive{}, err
-		}
+	if err := set.Each(func(k, v string) error { return d.set(k, v, set) }); err != nil {
+		return Drive{}, err
 	}
 	if d.Volume == "" {
-		return Drive{}, fmt.Errorf("invalid format - file: property is missing and it is not optional")
+		return Drive{}, property.Missing("file")
 	}
 	if !volumeRE.MatchString(d.Volume) || strings.HasPrefix(d.Volume, "-") {
-		return Drive{}, fmt.Errorf("invalid format - file: unable to parse volume ID '%s'", d.Volume)
+		return Drive{}, property.Invalid("file", "unable to parse volume ID '%s'", d.Volume)
 	}
 	if d.Volume == "none" || d.Volume == "cdrom" {
 		if m, ok := set["media"]; ok && m != "cdrom" {
-			return Drive{}, fmt.Errorf("invalid format - media: '%s' is only for CD drives", d.Volume)
+			return Drive{}, property.Invalid("media", "'%s' is only for CD drives", d.Volume)
 		}
 		d.CDROM = true
 	}
@@ -120,7 +116,7 @@ func (d *Drive) set(k, v string, all property.Set) (err error) {
 		}
 	case "size":
 		if d.Size, err = property.ParseSize(v); err != nil {
-			err = fmt.Errorf("invalid format - size: %w", err)
+			err = property.Invalid(k, "%w", err)
 		}
 	case "format":
 		err = all.Enum(k, "raw", "qcow", "qed", "qcow2", "vmdk", "cloop")
@@ -137,42 +133,31 @@ func (d *Drive) set(k, v string, all property.Set) (err error) {
 			d.Rest[k] = v
 		}
 	case "ssd":
-		d.SSD, err = d.flag(k, all)
+		d.SSD, err = all.Flag(k, d.Rest)
 	case "iothread":
-		d.IOThread, err = d.flag(k, all)
+		d.IOThread, err = all.Flag(k, d.Rest)
 	case "ro":
-		d.ReadOnly, err = d.flag(k, all)
+		d.ReadOnly, err = all.Flag(k, d.Rest)
 	case "serial":
 		if d.Serial = v; !serialRE.MatchString(v) {
-			err = fmt.Errorf("invalid format - serial: value does not match the regex pattern")
+			err = property.Invalid(k, "value does not match the regex pattern")
 		}
 	case "import-from":
 		if d.Import = v; !volumeRE.MatchString(v) {
-			err = fmt.Errorf("invalid format - import-from: unable to parse volume ID '%s'", v)
+			err = property.Invalid(k, "unable to parse volume ID '%s'", v)
 		}
 	default:
 		if _, ok := rest[k]; !ok {
-			return fmt.Errorf("invalid format - %s: property is not defined in schema and the schema does not allow additional properties", k)
+			return property.Unknown(k)
 		}
 		d.Rest[k] = v
 	}
 	return err
 }
 
-func (d *Drive) flag(k string, all property.Set) (bool, error) {
-	on, err := all.Bool(k, false)
-	if err == nil && !on {
-		d.Rest[k] = "0"
-	}
-	return on, err
-}
-
 // String is the drive as a configuration holds it.
 func (d Drive) String() string {
-	s := maps.Clone(d.Rest)
-	if s == nil {
-		s = property.Set{}
-	}
+	s := d.Rest.Clone()
 	put := func(k, v string) {
 		if v != "" {
 			s[k] = v

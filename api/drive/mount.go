@@ -1,8 +1,6 @@
 package drive
 
 import (
-	"fmt"
-	"maps"
 	"path"
 	"regexp"
 	"strings"
@@ -37,47 +35,44 @@ func ParseMount(key, s string) (Mount, error) {
 		return Mount{}, err
 	}
 	m := Mount{Rest: property.Set{}}
-	for k, v := range set {
-		switch {
-		case k == "volume":
-			m.Volume = v
-		case k == "mp" && key != "rootfs":
-			m.Path = v
-		case k == "size":
-			if m.Size, err = property.ParseSize(v); err != nil {
-				return Mount{}, fmt.Errorf("invalid format - size: %w", err)
-			}
-		case k == "ro":
-			if m.ReadOnly, err = set.Bool(k, false); err != nil {
-				return Mount{}, err
-			}
-			if !m.ReadOnly {
-				m.Rest[k] = "0"
-			}
-		default:
-			if _, ok := mountRest[k]; !ok {
-				return Mount{}, fmt.Errorf("invalid format - %s: property is not defined in schema and the schema does not allow additional properties", k)
-			}
-			m.Rest[k] = v
-		}
+	if err := set.Each(func(k, v string) error { return m.set(key, k, v, set) }); err != nil {
+		return Mount{}, err
 	}
 	if !volumeRE.MatchString(m.Volume) || strings.HasPrefix(m.Volume, "-") {
-		return Mount{}, fmt.Errorf("invalid format - volume: unable to parse volume ID '%s'", m.Volume)
+		return Mount{}, property.Invalid("volume", "unable to parse volume ID '%s'", m.Volume)
 	}
 	if key != "rootfs" {
 		if !path.IsAbs(m.Path) || path.Clean(m.Path) != strings.TrimSuffix(m.Path, "/") {
-			return Mount{}, fmt.Errorf("invalid format - mp: '%s' is not an absolute path without '..'", m.Path)
+			return Mount{}, property.Invalid("mp", "'%s' is not an absolute path without '..'", m.Path)
 		}
 	}
 	return m, nil
 }
 
+func (m *Mount) set(key, k, v string, all property.Set) (err error) {
+	switch {
+	case k == "volume":
+		m.Volume = v
+	case k == "mp" && key != "rootfs":
+		m.Path = v
+	case k == "size":
+		if m.Size, err = property.ParseSize(v); err != nil {
+			err = property.Invalid(k, "%w", err)
+		}
+	case k == "ro":
+		m.ReadOnly, err = all.Flag(k, m.Rest)
+	default:
+		if _, ok := mountRest[k]; !ok {
+			return property.Unknown(k)
+		}
+		m.Rest[k] = v
+	}
+	return err
+}
+
 // String is the mount as a configuration holds it.
 func (m Mount) String() string {
-	s := maps.Clone(m.Rest)
-	if s == nil {
-		s = property.Set{}
-	}
+	s := m.Rest.Clone()
 	s["volume"] = m.Volume
 	if m.Path != "" {
 		s["mp"] = m.Path

@@ -17,6 +17,8 @@ const (
 	StateDir   = "/var/lib/joist"             // 0755 root
 	NodeDir    = StateDir + "/node"           // 0700 root: the files named below
 	EtcdDir    = StateDir + "/etcd"           // 0700 root: the cluster store's data
+	ClusterDir = StateDir + "/cluster"        // 0700 root: what makes this node one of a cluster
+	JoinFile   = ClusterDir + "/request.json" // 0600: JoinRequest, until it is taken up
 	TaskDir    = StateDir + "/tasks"          // 0750 root: task status and logs
 	TLSDir     = NodeDir + "/tls"             // 0700 root: node.crt, node.key
 	LocalDir   = "/var/lib/vz"                // the volume behind storage "local"
@@ -52,10 +54,17 @@ type Config struct {
 
 // Storage says what the installer made of the disk.
 type Storage struct {
-	Layout string `json:"layout"`  // "lvm"
+	Layout string `json:"layout"`  // "lvm" or "zfs"
 	VGUUID string `json:"vg_uuid"` // as `vgs -o vg_uuid` prints it
 	VGName string `json:"vg_name"` // "joist"
 	Thin   string `json:"thin"`    // thin pool "data"
+
+	FS        string `json:"fs,omitempty"`         // of state and local: "xfs"; ext4 when empty
+	ArrayUUID string `json:"array_uuid,omitempty"` // md array below the volume group, as mdadm prints it
+	PoolGUID  string `json:"pool_guid,omitempty"`  // as `zpool get guid` prints it
+	PoolName  string `json:"pool_name,omitempty"`  // "rpool"
+	HostID    string `json:"host_id,omitempty"`    // 8 hex digits: the host that the pool belongs to
+	ArcMax    int64  `json:"arc_max,omitempty"`    // bytes of memory that ZFS may cache in
 }
 
 // Network is the management network: one bridge over one link.
@@ -123,6 +132,41 @@ type InitReply struct {
 	OK       bool      `json:"ok"`
 	Error    string    `json:"error,omitempty"`
 	Services []Service `json:"services,omitempty"`
+	Phases   []Phase   `json:"phases,omitempty"` // of the boot, in order
+}
+
+// Phase is one step of the boot.
+type Phase struct {
+	Name  string `json:"name"`
+	State string `json:"state"` // one of the Phase… constants
+	Error string `json:"error,omitempty"`
+}
+
+// The states of a Phase.
+const (
+	PhaseWaiting = "waiting"
+	PhaseRunning = "running"
+	PhaseDone    = "done"
+	PhaseFailed  = "failed"
+)
+
+// Booted reports whether every phase of the boot has ended, well or badly:
+// devices are there, the thin pool is active as far as it can be.
+func (r InitReply) Booted() bool {
+	for _, p := range r.Phases {
+		if p.State == PhaseWaiting || p.State == PhaseRunning {
+			return false
+		}
+	}
+	return true
+}
+
+// JoinRequest asks a node to join a cluster at its next start. The installer
+// leaves it; the node erases it as soon as it has made a key of its own.
+type JoinRequest struct {
+	Address     string `json:"address"`               // of a node of the cluster, with or without port
+	Token       string `json:"token"`                 // "joist-<id>-<secret>", good for one join
+	Fingerprint string `json:"fingerprint,omitempty"` // SHA-256 of the cluster's certificate, AA:BB:…
 }
 
 // Load reads Config below root ("/" on a node).

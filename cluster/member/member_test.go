@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"go.uber.org/goleak"
+
 	"joist/cluster/member"
 	"joist/cluster/store"
 	"joist/cluster/store/storetest"
@@ -41,6 +43,7 @@ func TestStore(t *testing.T) {
 
 // TestRestart also measures what the budget of the boot asks for.
 func TestRestart(t *testing.T) {
+	defer goleak.VerifyNone(t, goleak.IgnoreCurrent())
 	dir := t.TempDir()
 	for i := range 3 {
 		begun := time.Now()

@@ -158,7 +158,7 @@ func (b *Book) Seen(name string, from netip.Addr) {
 	defer b.mu.Unlock()
 	f, n := b.fresh[name], b.nodes[name]
 	a := from.Unmap().WithZone("").String()
-	if name == b.self || from.IsLinkLocalUnicast() || slices.Contains(f.Addresses, a) || slices.Contains(n.Addresses, a) {
+	if name == b.self || from.IsLinkLocalUnicast() || from.IsLoopback() || slices.Contains(f.Addresses, a) || slices.Contains(n.Addresses, a) {
 		return
 	}
 	f.Addresses = append([]string{a}, f.Addresses...)
@@ -257,4 +257,13 @@ func (b *Book) read(ctx context.Context, s store.Store) (int64, error) {
 	}
 	b.set(c, nodes)
 	return rev, nil
+}
+
+// SaveBook writes the file of a Book that does not exist yet: a node that
+// joins knows its peers before it can read the store.
+func SaveBook(file string, c roster.Cluster, nodes []roster.Node) error {
+	if err := node.WriteJSON(file, 0o600, saved{Cluster: c, Nodes: nodes}); err != nil {
+		return fmt.Errorf("keep nodes of the cluster: %w", err)
+	}
+	return nil
 }

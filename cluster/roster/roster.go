@@ -31,6 +31,10 @@ const JoinName = "join." + Domain
 // PeerPort is where etcd members listen for each other.
 const PeerPort = 2380
 
+// MaxTxnOps is how many keys one transaction may write or compare: a join
+// brings all of a node's guests at once.
+const MaxTxnOps = 4096
+
 // PeerName is the name a node has towards other nodes: in its certificate and
 // in its member's URL. It does not change when addresses do.
 func PeerName(node string) string { return node + "." + Domain }

@@ -14,6 +14,8 @@ var (
 	// ErrConflict: a condition of a transaction did not hold; read again.
 	ErrConflict = errors.New("changed by somebody else")
 	// ErrNoQuorum: the cluster cannot decide; reads of old state still work.
+	// A write that failed so may have happened all the same if the quorum was
+	// lost while it was under way; conditions make repeating it safe.
 	ErrNoQuorum = errors.New("the cluster has no quorum")
 )
 

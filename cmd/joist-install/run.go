@@ -123,7 +123,7 @@ func (s *session) install(ctx context.Context) (int, error) {
 		}
 		var more finding.List
 		p, more = plan.Make(f, s.answer, img, id)
-		fs = append(fs, more...)
+		fs = append(append(fs, more...), apply.Check(p)...)
 	} else {
 		// the machine's findings come together with the file's
 		fs = append(fs, preflight.Check(f)...)

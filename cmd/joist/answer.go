@@ -17,7 +17,7 @@ func (c *cli) answerCommand() *cobra.Command {
 		Use:   "answer",
 		Short: "Check the file that answers the installer's questions",
 		Long: `An answer file makes an installation run without anybody at the keyboard. It is
-TOML; docs/answer-file.md lists all keys. The smallest one:
+TOML or JSON; docs/answer-file.md lists all keys. The smallest one:
 
   [global]
   keyboard = "en-us"
@@ -52,17 +52,17 @@ finding with its line and cure. Exit status 0: nothing stops an installation;
 		},
 	}
 	validate.Flags().BoolVar(&asJSON, "json", false, "findings as JSON")
-	group.AddCommand(validate, c.explainCommand())
+	group.AddCommand(validate, c.explainCommand(), c.schemaCommand())
 	return group
 }
 
 func (c *cli) explainCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "explain FILE",
-		Short: "Show an answer file as the installer understands it, secrets hidden",
-		Long: `Shows every key that has a value, defaults among them, in the spelling of the
-schema. Secrets are shown as ***. Findings go to standard error; exit status 2
-if one stops.`,
+		Short: "Say what each key of an answer file does, secrets hidden",
+		Long: `Shows every key that the file gives, in the spelling of the schema, with what it
+does, and then the keys that it leaves out with what holds instead. Secrets are
+shown as ***. Findings go to standard error; exit status 2 if one stops.`,
 		Example: "  joist answer explain answer.toml",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
@@ -74,8 +74,26 @@ if one stops.`,
 			if found.Stops() {
 				return errShown
 			}
-			fmt.Fprint(c.out, a)
+			fmt.Fprint(c.out, a.Explain())
 			return nil
+		},
+	}
+}
+
+func (c *cli) schemaCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:     "schema",
+		Short:   "Print the JSON Schema of answer files, for editors",
+		Long:    "Prints a JSON Schema (draft 2020-12) made from the table that the installer reads\nanswer files with. Editors check and complete TOML and JSON by it.",
+		Example: "  joist answer schema",
+		Args:    cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			b, err := answer.Schema()
+			if err != nil {
+				return err
+			}
+			_, err = c.out.Write(b)
+			return err
 		},
 	}
 }

@@ -48,19 +48,21 @@ func (r result) check(t *testing.T, status int, out string, said ...string) {
 
 func TestUsage(t *testing.T) {
 	for line, said := range map[string]string{
-		"buidl":                      `unknown command "buidl"; did you mean build?`,
-		"build isoo":                 `did you mean iso?`,
-		"build iso x":                "`joist build iso --help`",
-		"--frob":                     "unknown flag: --frob",
-		"api get":                    "requires at least 1 arg",
-		"api get https://n1/ a=b":    "not a path",
-		"api get /nodes limit":       `"limit" is not key=value`,
-		"api set /x a=1 a=2":         `"a" is given twice`,
-		"plan":                       "both --answer and --facts",
-		"answer validate":            "accepts 1 arg",
-		"api upload n1 local iso":    "accepts 4 arg",
-		"api get /nodes --no-wait":   "unknown flag: --no-wait",
-		"answer validate a --answer": "unknown flag",
+		"buidl":                               `unknown command "buidl"; did you mean build?`,
+		"build isoo":                          `did you mean iso?`,
+		"build iso x":                         "`joist build iso --help`",
+		"--frob":                              "unknown flag: --frob",
+		"api get":                             "requires at least 1 arg",
+		"api get https://n1/ a=b":             "not a path",
+		"api get /nodes limit":                `"limit" is not key=value`,
+		"api set /x a=1 a=2":                  `"a" is given twice`,
+		"plan":                                "both --answer and --facts",
+		"plan --answer a --facts b --disks c": "or --disks in place of --facts",
+		"answer schema x":                     "unknown command",
+		"answer validate":                     "accepts 1 arg",
+		"api upload n1 local iso":             "accepts 4 arg",
+		"api get /nodes --no-wait":            "unknown flag: --no-wait",
+		"answer validate a --answer":          "unknown flag",
 	} {
 		execute(t, nil, "", strings.Fields(line)...).check(t, exitUsage, "", said)
 	}
@@ -127,6 +129,21 @@ func TestPlanFiles(t *testing.T) {
 	execute(t, nil, "", "plan", "--answer", ans, "--facts", facts, "--image", ans).check(t, exitFailed, "", "read image")
 	execute(t, nil, "", "plan", "--answer", ans, "--facts", facts).check(t, exitFailed, "", "run joist build iso, or name one with --image")
 	execute(t, nil, "x", "plan", "--answer", "-", "--facts", facts).check(t, exitFindings, "")
+	disk := write(t, "a.img", "")
+	execute(t, nil, "", "plan", "--answer", ans, "--disks", disk+".no").check(t, exitFailed, "", "read disk image")
+	execute(t, nil, "", "plan", "--answer", ans, "--disks", disk).check(t, exitFailed, "", "is empty")
+	if err := os.Truncate(disk, 20e9); err != nil {
+		t.Fatal(err)
+	}
+	execute(t, nil, "", "plan", "--answer", ans, "--disks", disk+","+disk, "--image", ans).check(t, exitFailed, "", "read image")
+}
+
+func TestAnswerSchema(t *testing.T) {
+	r := execute(t, nil, "", "answer", "schema")
+	var schema struct{ Properties map[string]any }
+	if err := json.Unmarshal([]byte(r.out), &schema); err != nil || r.status != exitOK || schema.Properties["disk-setup"] == nil {
+		t.Errorf("%v %+v", err, r)
+	}
 }
 
 func TestImageOn(t *testing.T) {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"crypto/rand"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -20,45 +21,60 @@ import (
 )
 
 func (c *cli) planCommand() *cobra.Command {
-	var answerFile, factsFile, imageFile string
-	var asJSON bool
+	var o planOptions
 	cmd := &cobra.Command{
-		Use:   "plan --answer FILE --facts FILE",
+		Use:   "plan --answer FILE {--facts FILE | --disks FILE,…}",
 		Short: "Show what an installation would do to a machine, without the machine",
 		Long: `Makes the plan that the installer would make: every partition, volume and file
 with its bytes, and the steps in order. Nothing is written anywhere.
 
 The facts come from the machine itself: boot it from the medium, leave the
-installer for a shell and run "joist-install check > facts.json". Sizes come
-from an image that was built. Ids of disk and installation are drawn anew each
-time, as an installation draws them.
+installer for a shell and run "joist-install check > facts.json". Or disks are
+files: --disks takes raw images, read by their signatures only and called sda,
+sdb, … in that order; the rest of the machine is then one that meets all checks.
+Sizes come from an image that was built. Ids of disk and installation are drawn
+anew each time, as an installation draws them.
 
 Exit status 0: the installation would run (or boot what is there); 2: findings
 stop it.`,
 		Example: `  joist plan --answer answer.toml --facts facts.json
-  joist plan --answer answer.toml --facts facts.json --image build/joist-0.1.0-amd64.iso --json`,
+  joist plan --answer answer.toml --facts facts.json --image build/joist-0.1.0-amd64.iso --json
+  joist plan --answer answer.toml --disks a.img,b.img`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if answerFile == "" || factsFile == "" {
-				return usagef(cmd, "both --answer and --facts are needed")
+			if o.answer == "" || (o.facts == "") == (len(o.disks) == 0) {
+				return usagef(cmd, "both --answer and --facts are needed, or --disks in place of --facts")
 			}
-			return c.plan(answerFile, factsFile, imageFile, asJSON)
+			return c.plan(o)
 		},
 	}
 	f := cmd.Flags()
-	f.StringVar(&answerFile, "answer", "", "answer `FILE`")
-	f.StringVar(&factsFile, "facts", "", "`FILE` that joist-install check printed")
-	f.StringVar(&imageFile, "image", "", "ISO `FILE` to install from (default: the newest in build/)")
-	f.BoolVar(&asJSON, "json", false, "the plan as JSON")
+	f.StringVar(&o.answer, "answer", "", "answer `FILE`")
+	f.StringVar(&o.facts, "facts", "", "`FILE` that joist-install check printed")
+	f.StringSliceVar(&o.disks, "disks", nil, "raw disk images in place of facts, `FILE,…`")
+	f.StringVar(&o.image, "image", "", "ISO `FILE` to install from (default: the newest in build/)")
+	f.BoolVar(&o.json, "json", false, "the plan as JSON")
 	return cmd
 }
 
-func (c *cli) plan(answerFile, factsFile, imageFile string, asJSON bool) error {
-	a, found, err := c.readAnswer(answerFile)
+// planOptions is the command line of joist plan.
+type planOptions struct {
+	answer, facts, image string
+	disks                []string
+	json                 bool
+}
+
+func (c *cli) plan(o planOptions) error {
+	a, found, err := c.readAnswer(o.answer)
 	if err != nil {
 		return err
 	}
-	facts, err := readFacts(factsFile)
+	var facts probe.Facts
+	if len(o.disks) > 0 {
+		facts, err = probe.Images(o.disks)
+	} else {
+		facts, err = readFacts(o.facts)
+	}
 	if err != nil {
 		return err
 	}
@@ -66,7 +82,7 @@ func (c *cli) plan(answerFile, factsFile, imageFile string, asJSON bool) error {
 		found.Write(c.err)
 		return errShown
 	}
-	img, err := readImage(imageFile)
+	img, err := readImage(o.image)
 	if err != nil {
 		return err
 	}
@@ -80,7 +96,7 @@ func (c *cli) plan(answerFile, factsFile, imageFile string, asJSON bool) error {
 	if found.Stops() && p.Result != plan.BootExisting {
 		return errShown
 	}
-	if asJSON {
+	if o.json {
 		b, err := json.MarshalIndent(p, "", "  ")
 		if err != nil {
 			return fmt.Errorf("encode plan: %w", err)
@@ -177,6 +193,9 @@ func imageOn(medium fs.FS) (plan.Image, error) {
 				return img, err
 			}
 			img.Loaders[l.Name()] = st.Size()
+		}
+		if key, err := fs.ReadFile(medium, path.Join(dir, "boot", plan.ModuleCert)); err == nil {
+			img.ModuleKey = fmt.Sprintf("%x", sha256.Sum256(key))
 		}
 		return img, nil
 	}

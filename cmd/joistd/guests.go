@@ -42,7 +42,7 @@ func (d *daemon) wireGuests(ctx context.Context, p *parts) error {
 	images := &image.Importer{Run: run.OS{}}
 	guests := control.New(control.Options{
 		Node: d.cfg.Name, Store: d.store, Storages: set, Tasks: d.tasks, Drivers: drivers, Provision: provision,
-		Import: images, ImageSize: image.Size, RunDir: d.runDir(), Log: d.log,
+		Import: images, ImageSize: image.Size, RunDir: d.runDir(), Log: d.log, Quorum: d.nodes.AwaitQuorum,
 	})
 	if err := guests.Open(ctx); err != nil {
 		return err
@@ -60,7 +60,9 @@ func (d *daemon) wireGuests(ctx context.Context, p *parts) error {
 	usage.rows.Store(&rows)
 	go usage.follow(ctx)
 	p.guests, p.storages = guestapi.Lister{API: api}, usage
+	p.inventory = inventory{d.cfg.Name, set, guests}
 	go func() {
+		d.awaitBoot(ctx)
 		if err := guests.Boot(ctx); err != nil && !errors.Is(err, context.Canceled) {
 			d.log.Error("start guests of this node", "err", err)
 		}
@@ -133,16 +135,55 @@ func (d *daemon) storages(ctx context.Context) (*storage.Set, error) {
 	if err != nil {
 		return nil, err
 	}
-	locks := filepath.Join(d.runDir(), "lock")
-	set := storage.NewSet(storage.Local(configs, d.cfg.Storage), map[string]storage.Factory{
-		"dir":     func(c storage.Config) (storage.Pool, error) { return dir.Open(c, run.OS{}) },
-		"lvmthin": func(c storage.Config) (storage.Pool, error) { return lvmthin.Open(c, run.OS{}, locks) },
-	})
+	set := d.openStorages(configs)
 	go storage.Follow(ctx, d.store, rev, d.log, func(c []storage.Config) { set.Update(storage.Local(c, d.cfg.Storage)) })
 	if err := set.Clean(); err != nil { // a storage that is missing must not keep the API away
 		d.log.Warn("remove interrupted uploads", "err", err)
 	}
 	return set, nil
+}
+
+// openStorages makes pools of the definitions, as they are on this node.
+func (d *daemon) openStorages(configs []storage.Config) *storage.Set {
+	locks := filepath.Join(d.runDir(), "lock")
+	return storage.NewSet(storage.Local(configs, d.cfg.Storage), map[string]storage.Factory{
+		"dir":     func(c storage.Config) (storage.Pool, error) { return dir.Open(c, run.OS{}) },
+		"lvmthin": func(c storage.Config) (storage.Pool, error) { return lvmthin.Open(c, run.OS{}, locks) },
+	})
+}
+
+// inventory is what a join must know of this node: implements
+// membership.Guests.
+type inventory struct {
+	node   string
+	set    *storage.Set
+	guests *control.Controller
+}
+
+func (i inventory) Volumes(ctx context.Context) (out []string, err error) {
+	for _, c := range i.set.Configs() {
+		p, err := i.set.Pool(c.ID)
+		if err != nil {
+			continue // what it holds cannot be renamed now; the guests on it cannot run either
+		}
+		list, err := p.List(ctx)
+		if err != nil {
+			return nil, err
+		}
+		for _, v := range list {
+			out = append(out, v.ID)
+		}
+	}
+	return out, nil
+}
+
+func (i inventory) Running() (out []int) {
+	for _, v := range i.guests.All() {
+		if v.Node == i.node && v.Running != nil {
+			out = append(out, v.VMID)
+		}
+	}
+	return out
 }
 
 // usage shows storages in lists. How full they are takes a program to find

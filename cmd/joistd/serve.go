@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -13,6 +12,8 @@ import (
 	"time"
 
 	"joist/api/node"
+	"joist/cluster/roster"
+	"joist/hypervisor/access"
 	"joist/hypervisor/server"
 	"joist/hypervisor/server/cert"
 	clusterapi "joist/hypervisor/server/cluster"
@@ -26,6 +27,9 @@ type paths struct {
 	socket   string // the API for local commands, root only
 	state    string // a path on the state volume
 	etcd     string
+	cluster  string
+	hosts    string
+	peers    string // where the store's member listens for others
 	tasks    string
 	tls      string
 	shadow   string
@@ -38,7 +42,7 @@ type paths struct {
 func nodePaths() *paths {
 	return &paths{
 		root: "/", sys: "/", listen: ":8006", socket: filepath.Join(node.RunDir, "joistd.sock"), state: node.StateDir,
-		etcd: node.EtcdDir, tasks: node.TaskDir, tls: node.TLSDir, shadow: node.ShadowFile,
+		etcd: node.EtcdDir, cluster: node.ClusterDir, hosts: "/etc/hosts", peers: fmt.Sprintf(":%d", roster.PeerPort), tasks: node.TaskDir, tls: node.TLSDir, shadow: node.ShadowFile,
 		apiState: node.APIState, netState: node.NetState, init: node.InitSocket, build: "/usr/lib/joist/build.json",
 	}
 }
@@ -46,14 +50,40 @@ func nodePaths() *paths {
 // closeTimeout is how long running tasks may take to notice the daemon's end.
 const closeTimeout = 5 * time.Second
 
-// serve runs the daemon until ctx ends. Guests are not touched by its end.
-func serve(ctx context.Context, log *slog.Logger, p *paths) (err error) {
+// serve runs the daemon until ctx ends, anew when the node has become one of
+// another cluster. Guests are not touched by its end.
+func serve(ctx context.Context, log *slog.Logger, p *paths) error {
+	for {
+		err := serveOnce(ctx, log, p)
+		if ctx.Err() != nil && errors.Is(err, context.Canceled) {
+			return nil // asked to end before it had begun
+		}
+		if !errors.Is(err, errAnew) {
+			return err
+		}
+		log.Info("the daemon begins anew")
+	}
+}
+
+// errAnew: everything is to be opened again.
+var errAnew = errors.New("begin anew")
+
+func serveOnce(ctx context.Context, log *slog.Logger, p *paths) (err error) {
 	begun := time.Now()
 	d, err := open(ctx, log, p)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, d.close()) }()
+	defer func() {
+		if e := d.close(); errors.Is(err, errAnew) && e != nil {
+			log.Warn("close for a new beginning", "err", e)
+		} else {
+			err = errors.Join(err, e)
+		}
+	}()
+	// All that goes on beside the API ends with it.
+	ctx, end := context.WithCancel(ctx)
+	defer end()
 	srv, storages, err := d.server(ctx)
 	if err != nil {
 		return err
@@ -72,7 +102,7 @@ func serve(ctx context.Context, log *slog.Logger, p *paths) (err error) {
 	run, cancel := context.WithCancel(ctx)
 	defer cancel()
 	ended := make(chan error, 2)
-	go func() { ended <- srv.Serve(run, public, &tls.Config{Certificates: []tls.Certificate{d.cert}}) }()
+	go func() { ended <- srv.Serve(run, public, d.tls()) }()
 	go func() { ended <- srv.ServeLocal(run, local) }()
 	if err := d.announce(public.Addr()); err != nil {
 		log.Warn("announce API", "err", err)
@@ -82,8 +112,12 @@ func serve(ctx context.Context, log *slog.Logger, p *paths) (err error) {
 	select {
 	case err = <-ended:
 		cancel()
-	case <-d.member.Failed():
+	case <-d.nodes.Broken(run):
 		err = errors.New("cluster store has ended")
+		cancel()
+		<-ended
+	case <-d.nodes.Restart():
+		err = errAnew
 		cancel()
 		<-ended
 	case <-ctx.Done():
@@ -142,8 +176,14 @@ func (d *daemon) server(ctx context.Context) (*server.Server, clusterapi.Storage
 	if err := d.tasks.Recover(ctx, parts.replayers); err != nil {
 		return nil, nil, err
 	}
-	srv, err := server.New(server.Deps{
+	d.nodes.Start(ctx, parts.inventory)
+	deps := server.Deps{
 		Node: d.cfg.Name, Routes: parts.routes, Auth: d.access, Access: d.access, Log: d.log, FailDelay: 3 * time.Second,
-	})
+		Quorum: d.nodes.Quorum, Nodes: d.nodes.Handler(), RootTicket: func() (string, string) { return d.access.Issue(access.Root) },
+	}
+	if c := d.nodes.Peers(); c != nil {
+		deps.Peers = c
+	}
+	srv, err := server.New(deps)
 	return srv, parts.storages, err
 }

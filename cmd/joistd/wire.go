@@ -14,9 +14,9 @@ import (
 	"time"
 
 	"joist/api/node"
-	"joist/cluster/member"
 	"joist/cluster/store"
 	"joist/hypervisor/access"
+	"joist/hypervisor/membership"
 	"joist/hypervisor/server"
 	accessapi "joist/hypervisor/server/access"
 	"joist/hypervisor/server/cert"
@@ -33,7 +33,8 @@ type daemon struct {
 	log    *slog.Logger
 	cfg    node.Config
 	cert   tls.Certificate
-	member *member.Member
+	build  build
+	nodes  *membership.Service
 	store  store.Store
 	access *access.Service
 	tasks  *task.Manager
@@ -45,6 +46,7 @@ type parts struct {
 	replayers map[string]task.Replayer
 	guests    clusterapi.GuestLister
 	storages  clusterapi.StorageLister
+	inventory membership.Guests
 }
 
 // open starts the parts below the API. The store elects itself meanwhile.
@@ -54,7 +56,10 @@ func open(ctx context.Context, log *slog.Logger, p *paths) (*daemon, error) {
 	if d.cfg, err = node.Load(p.root); err != nil {
 		return nil, err
 	}
-	if d.member, err = member.Start(member.Options{Name: d.cfg.Name, Dir: p.etcd, Log: log}); err != nil {
+	if d.build, err = readBuild(p.build); err != nil {
+		return nil, err
+	}
+	if d.nodes, err = membership.Open(ctx, d.membership()); err != nil {
 		return nil, err
 	}
 	if err := d.fill(ctx); err != nil {
@@ -70,12 +75,7 @@ func (d *daemon) fill(ctx context.Context) (err error) {
 	if d.tasks, err = task.New(task.Options{Node: d.cfg.Name, Dir: d.p.tasks, Now: time.Now, Log: d.log}); err != nil {
 		return err
 	}
-	wait, cancel := context.WithTimeout(ctx, time.Minute)
-	defer cancel()
-	if err := d.member.Ready(wait); err != nil {
-		return err
-	}
-	d.store = store.NewEtcd(d.member.Client())
+	d.store = d.nodes.Store()
 	keys, err := access.LoadKeys(ctx, d.store)
 	if err != nil {
 		return err
@@ -93,7 +93,7 @@ func (d *daemon) close() error {
 			err = fmt.Errorf("end tasks: %w", e)
 		}
 	}
-	return errors.Join(err, d.member.Close())
+	return errors.Join(err, d.nodes.Close())
 }
 
 // subject names the node in its certificate.
@@ -127,24 +127,22 @@ func (d *daemon) parts(ctx context.Context) (parts, error) {
 
 // wireNode adds everything that is about nodes, cluster, access and tasks. It
 // comes last: its lists show what the other parts have.
-func (d *daemon) wireNode(_ context.Context, p *parts) error {
-	build, err := readBuild(d.p.build)
-	if err != nil {
-		return err
-	}
-	v := version.API(build.ID, build.Version)
+func (d *daemon) wireNode(ctx context.Context, p *parts) error {
+	v := version.API(d.build.ID, d.build.Version)
 	machine := &nodeapi.Machine{Root: d.p.sys, Disk: d.p.state, Now: time.Now}
-	fingerprint := cert.Fingerprint(d.cert)
+	look := &outlook{d: d, machine: machine, guests: p.guests, storages: p.storages, fingerprint: cert.Fingerprint(d.cert)}
 	p.routes = append(p.routes, version.Routes(v)...)
 	p.routes = append(p.routes, accessapi.Routes(d.access)...)
 	p.routes = append(p.routes, taskapi.Routes(d.cfg.Name, d.tasks)...)
 	p.routes = append(p.routes, nodeapi.Routes(nodeapi.Deps{
 		Node: d.cfg.Name, Config: d.cfg, Version: v, Machine: machine, NetState: d.p.netState,
-		Fingerprint: func() string { return fingerprint }, Init: d.askInit,
+		Init: d.askInit,
 	})...)
 	p.routes = append(p.routes, clusterapi.Routes(clusterapi.Deps{
-		Node: d.cfg.Name, Keyboard: d.cfg.Keyboard, Self: machine.Usage, Address: d.address, Guests: p.guests, Storages: p.storages,
+		Node: d.cfg.Name, Keyboard: d.cfg.Keyboard, View: look.view, Guests: p.guests, Storages: p.storages,
 	})...)
+	p.routes = append(p.routes, (&membership.API{Service: d.nodes, Tasks: d.tasks, Fingerprint: look.fingerprint}).Routes()...)
+	go look.publish(ctx)
 	return nil
 }
 
@@ -168,12 +166,7 @@ func readBuild(name string) (build, error) {
 
 // address is the first address of the management bridge.
 func (d *daemon) address() string {
-	var s node.NetStatus
-	b, err := os.ReadFile(d.p.netState)
-	if err != nil || json.Unmarshal(b, &s) != nil {
-		return ""
-	}
-	if a := s.Address(); a != (netip.Addr{}) {
+	if a := d.netStatus().Address(); a != (netip.Addr{}) {
 		return a.String()
 	}
 	return ""
@@ -199,4 +192,20 @@ func (d *daemon) askInit(ctx context.Context, r node.InitRequest) (node.InitRepl
 		return reply, err
 	}
 	return reply, json.Unmarshal(line, &reply)
+}
+
+// awaitBoot waits until PID 1 is through with the boot: before, the thin pool
+// and /dev/kvm may not be there. Where no PID 1 of ours runs it does not wait.
+func (d *daemon) awaitBoot(ctx context.Context) {
+	for {
+		r, err := d.askInit(ctx, node.InitRequest{Verb: "status"})
+		if errors.Is(err, os.ErrNotExist) || err == nil && r.Booted() {
+			return
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(200 * time.Millisecond):
+		}
+	}
 }

@@ -137,6 +137,7 @@ func (c *Controller) poll(ctx context.Context) {
 			c.live.refresh(ctx, c.o.Log)
 		case <-again.C:
 			c.find(ctx)
+			c.orphans(ctx)
 		}
 	}
 }

@@ -63,12 +63,12 @@ func TestLifeOfAMachine(t *testing.T) {
 			t.Errorf("%s is %q", key, v.Config[key])
 		}
 	}
-	if v.Lock != "" || v.Nonce != "" || m.pools["disks"].activeNow() != 0 {
-		t.Errorf("after creation: lock %q, %d volumes active", v.Lock, m.pools["disks"].activeNow())
+	if v.Lock != "" || v.Nonce != "" || m.pools["disks"].Active() != 0 {
+		t.Errorf("after creation: lock %q, %d volumes active", v.Lock, m.pools["disks"].Active())
 	}
 
 	m.must(c.Power(power(OpStart, guest.KVM, 100)))
-	spec := m.vms.guest(100).spec
+	spec := m.vms.Guest(100).Spec
 	if spec.Volumes["scsi0"].Path != "/dev/disks/vm-100-disk-0" || !spec.Volumes["ide2"].ReadOnly || spec.Name != "web" || len(spec.Volumes) != 3 {
 		t.Errorf("spec %+v", spec)
 	}
@@ -81,15 +81,15 @@ func TestLifeOfAMachine(t *testing.T) {
 	}
 	m.must(c.Power(power(OpResume, guest.KVM, 100)))
 	m.must(c.Power(power(OpReboot, guest.KVM, 100)))
-	if m.vms.starts != 2 {
-		t.Errorf("started %d times", m.vms.starts)
+	if len(m.vms.Started()) != 2 {
+		t.Errorf("started %d times", len(m.vms.Started()))
 	}
 	if s := m.wait(c.Destroy(DestroyRequest{User: "root@pam", Kind: guest.KVM, VMID: 100})); s != "VM 100 is running - destroy failed" {
 		t.Errorf("destroy of a running machine: %s", s)
 	}
 	m.must(c.Power(power(OpStop, guest.KVM, 100)))
-	if v, _ := c.Get(guest.KVM, 100); v.Status.State != guest.Stopped || v.Exit != "" || m.pools["disks"].activeNow() != 0 {
-		t.Errorf("after stop: %+v, %d volumes active", v.Status, m.pools["disks"].activeNow())
+	if v, _ := c.Get(guest.KVM, 100); v.Status.State != guest.Stopped || v.Exit != "" || m.pools["disks"].Active() != 0 {
+		t.Errorf("after stop: %+v, %d volumes active", v.Status, m.pools["disks"].Active())
 	}
 	m.must(c.Destroy(DestroyRequest{User: "root@pam", Kind: guest.KVM, VMID: 100}))
 	if d := m.disks(); len(d) != 0 || len(c.All()) != 0 {
@@ -204,7 +204,7 @@ func TestCrashInCreate(t *testing.T) {
 		t.Run(step, func(t *testing.T) {
 			m := newMachine(t)
 			// Disks that are nobody's must survive whatever happens.
-			m.pools["disks"].vols["vm-101-other"] = storage.Volume{ID: "disks:vm-101-other", VMID: 101, Content: storage.Images}
+			m.pools["disks"].Put(storage.Volume{ID: "disks:vm-101-other", VMID: 101, Content: storage.Images})
 			dead := make(chan struct{})
 			var stop func()
 			m.step = func(s string) {
@@ -254,10 +254,10 @@ func TestFailureInCreate(t *testing.T) {
 	}
 	// Somebody takes the name between looking and making: it stays theirs.
 	taken := false
-	m.pools["disks"].fail = func(op, name string) error {
+	m.pools["disks"].Fail = func(op, name string) error {
 		if op == "create" && !taken {
 			taken = true
-			m.pools["disks"].vols[name] = storage.Volume{ID: "disks:" + name, VMID: 100, Content: storage.Images}
+			m.pools["disks"].Put(storage.Volume{ID: "disks:" + name, VMID: 100, Content: storage.Images})
 		}
 		if op == "create" && name == "vm-100-disk-2" {
 			return storage.ErrNoSpace
@@ -310,8 +310,8 @@ func TestRaces(t *testing.T) {
 		race(func() (task.UPID, error) { return c.Power(power(OpStart, guest.KVM, 100)) })
 	}
 	wg.Wait()
-	if good != 1 || m.vms.starts != 1 || slices.ContainsFunc(bad, func(s string) bool { return s != "VM 100 already running" }) {
-		t.Errorf("%d starts went well (%d real), others %v", good, m.vms.starts, bad)
+	if good != 1 || len(m.vms.Started()) != 1 || slices.ContainsFunc(bad, func(s string) bool { return s != "VM 100 already running" }) {
+		t.Errorf("%d starts went well (%d real), others %v", good, len(m.vms.Started()), bad)
 	}
 }
 
@@ -326,13 +326,13 @@ func TestDaemonComesAndGoes(t *testing.T) {
 	stop()
 	c, tasks, _ := m.daemon()
 	v, err := c.Get(guest.KVM, 100)
-	if err != nil || v.Status.State != guest.Running || m.vms.starts != 1 {
+	if err != nil || v.Status.State != guest.Running || len(m.vms.Started()) != 1 {
 		t.Fatalf("after restart: %+v %v", v.Status, err)
 	}
 	if got := v.Current(); got["memory"] != "512" || got["name"] != "new" || v.Config["memory"] != "1024" {
 		t.Errorf("in force %v, configured %v", got, v.Config)
 	}
-	m.vms.guest(100).end("qemu was killed by signal 9 (killed)")
+	m.vms.Guest(100).End("qemu was killed by signal 9 (killed)")
 	eventually(t, "the end is seen", func() bool { v, _ := c.Get(guest.KVM, 100); return v.Status.State == guest.Stopped })
 	if v, _ := c.Get(guest.KVM, 100); v.Exit != "qemu was killed by signal 9 (killed)" {
 		t.Errorf("exit %q", v.Exit)
@@ -341,7 +341,7 @@ func TestDaemonComesAndGoes(t *testing.T) {
 		list, _ := tasks.List(task.Filter{Type: "qmexit"})
 		return len(list) == 1 && list[0].Status == "qemu was killed by signal 9 (killed)"
 	})
-	eventually(t, "volumes are let go", func() bool { return m.pools["disks"].activeNow() == 0 })
+	eventually(t, "volumes are let go", func() bool { return m.pools["disks"].Active() == 0 })
 	m.must(c.Power(power(OpStart, guest.KVM, 100)))
 	if v, _ := c.Get(guest.KVM, 100); v.Exit != "" {
 		t.Errorf("exit after a new start: %q", v.Exit)
@@ -356,12 +356,10 @@ func TestUnseenEnd(t *testing.T) {
 	m.must(c.Power(power(OpStart, guest.KVM, 100)))
 	stop()
 	// The first controller's watcher would tidy up; a dead daemon has none.
-	m.vms.mu.Lock()
-	delete(m.vms.set, 100)
-	m.vms.mu.Unlock()
+	m.vms.Lose(100)
 	c, _, _ = m.daemon()
-	if v, _ := c.Get(guest.KVM, 100); v.Status.State != guest.Stopped || v.Exit != exitUnseen || m.pools["disks"].activeNow() != 0 {
-		t.Errorf("%+v %q, %d active", v.Status, v.Exit, m.pools["disks"].activeNow())
+	if v, _ := c.Get(guest.KVM, 100); v.Status.State != guest.Stopped || v.Exit != exitUnseen || m.pools["disks"].Active() != 0 {
+		t.Errorf("%+v %q, %d active", v.Status, v.Exit, m.pools["disks"].Active())
 	}
 	m.must(c.Power(power(OpStart, guest.KVM, 100)))
 }
@@ -370,12 +368,12 @@ func TestFailedStart(t *testing.T) {
 	m := newMachine(t)
 	c, _, _ := m.daemon()
 	m.must(c.Create(t.Context(), vm(100, map[string]string{"scsi0": "disks:1"})))
-	m.vms.fail = errors.New("start guest 100: no KVM")
+	m.vms.Fail = errors.New("start guest 100: no KVM")
 	if s := m.wait(c.Power(power(OpStart, guest.KVM, 100))); s != "start guest 100: no KVM" {
 		t.Error(s)
 	}
-	if v, _ := c.Get(guest.KVM, 100); v.Status.State != guest.Stopped || m.pools["disks"].activeNow() != 0 {
-		t.Errorf("after a failed start: %v, %d active", v.Status.State, m.pools["disks"].activeNow())
+	if v, _ := c.Get(guest.KVM, 100); v.Status.State != guest.Stopped || m.pools["disks"].Active() != 0 {
+		t.Errorf("after a failed start: %v, %d active", v.Status.State, m.pools["disks"].Active())
 	}
 }
 
@@ -384,7 +382,7 @@ func TestShutdown(t *testing.T) {
 	c, _, _ := m.daemon()
 	m.must(c.Create(t.Context(), vm(100, nil)))
 	m.must(c.Power(power(OpStart, guest.KVM, 100)))
-	m.vms.deaf = true
+	m.vms.Deaf = true
 	r := power(OpShutdown, guest.KVM, 100)
 	r.Timeout = 20 * time.Millisecond
 	if s := m.wait(c.Power(r)); s != "VM quit/powerdown failed - got timeout" {
@@ -498,22 +496,22 @@ func TestBootAndHalt(t *testing.T) {
 	if err := c.Boot(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if !slices.Equal(m.vms.order, []int{102, 101, 100}) {
-		t.Errorf("started %v", m.vms.order)
+	if !slices.Equal(m.vms.Started(), []int{102, 101, 100}) {
+		t.Errorf("started %v", m.vms.Started())
 	}
 	m.must(c.Power(power(OpStop, guest.KVM, 102)))
 	stop()
-	m.vms.stops = nil
+	m.vms.Stopped() // so far
 	c, _, stop = m.daemon()
 	if err := c.Boot(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if m.vms.guest(102) != nil {
+	if m.vms.Guest(102) != nil {
 		t.Error("a second daemon in the same boot started a guest again")
 	}
 	m.must(c.StopAll(StopAllRequest{User: "root@pam", Final: true, Overall: time.Minute}))
-	if !slices.Equal(m.vms.stops, []int{100, 101}) {
-		t.Errorf("stopped %v", m.vms.stops)
+	if got := m.vms.Stopped(); !slices.Equal(got, []int{100, 101}) {
+		t.Errorf("stopped %v", got)
 	}
 	if _, err := c.Power(power(OpStart, guest.KVM, 103)); err == nil || !strings.Contains(err.Error(), "shutting down") {
 		t.Error(err)
@@ -524,7 +522,7 @@ func TestBootAndHalt(t *testing.T) {
 		t.Error("a daemon that came after the halt starts guests")
 	}
 	m.must(c.StartAll("root@pam", []int{103}))
-	if m.vms.guest(103) == nil {
+	if m.vms.Guest(103) == nil {
 		t.Error("startall started nothing")
 	}
 }
@@ -536,11 +534,11 @@ func TestStopAllKillsTheDeaf(t *testing.T) {
 		m.must(c.Create(t.Context(), vm(id, map[string]string{"startup": "down=0"})))
 		m.must(c.Power(power(OpStart, guest.KVM, id)))
 	}
-	m.vms.deaf = true
+	m.vms.Deaf = true
 	begun := time.Now()
 	m.must(c.StopAll(StopAllRequest{User: "root@pam", Timeout: time.Hour, Overall: killTime + 50*time.Millisecond}))
-	if d := time.Since(begun); d > 3*time.Second || len(m.vms.set) != 0 {
-		t.Errorf("took %s, %d guests left", d, len(m.vms.set))
+	if d := time.Since(begun); d > 3*time.Second || len(m.vms.Running()) != 0 {
+		t.Errorf("took %s, %d guests left", d, len(m.vms.Running()))
 	}
 }
 
@@ -548,8 +546,8 @@ func TestDestroyIsFinishedByTheNextDaemon(t *testing.T) {
 	m := newMachine(t)
 	c, _, stop := m.daemon()
 	m.must(c.Create(t.Context(), vm(100, map[string]string{"scsi0": "disks:1", "scsi1": "disks:1"})))
-	m.pools["disks"].vols["vm-100-disk-9"] = storage.Volume{ID: "disks:vm-100-disk-9", VMID: 100}
-	m.pools["disks"].fail = func(op, name string) error {
+	m.pools["disks"].Put(storage.Volume{ID: "disks:vm-100-disk-9", VMID: 100})
+	m.pools["disks"].Fail = func(op, name string) error {
 		if op == "delete" && name == "vm-100-disk-1" {
 			return errors.New("device is busy")
 		}
@@ -562,7 +560,7 @@ func TestDestroyIsFinishedByTheNextDaemon(t *testing.T) {
 		t.Error(err)
 	}
 	stop()
-	m.pools["disks"].fail = nil
+	m.pools["disks"].Fail = nil
 	c, _, _ = m.daemon()
 	if err := c.Boot(t.Context()); err != nil {
 		t.Fatal(err)

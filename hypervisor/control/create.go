@@ -260,6 +260,37 @@ func (c *Controller) undoRecord(ctx context.Context, payload json.RawMessage) er
 	return c.table.remove(ctx, s.VMID, rev)
 }
 
+// orphanAge is how old a record under creation is before anybody asks who
+// creates it.
+const orphanAge = time.Minute
+
+// orphans removes what creations left whose last word nobody heard: a record
+// that was written while the cluster had no quorum shows when it has one again,
+// and the task that wrote it has failed long since.
+func (c *Controller) orphans(ctx context.Context) {
+	for _, e := range c.table.all() {
+		if e.Node != c.o.Node || e.Lock != lockCreate || c.o.Now().Sub(time.Unix(e.Created, 0)) < orphanAge {
+			continue
+		}
+		try, cancel := context.WithCancel(ctx)
+		cancel()
+		unlock, err := c.locks.lock(try, e.Kind, e.VMID)
+		if err != nil {
+			continue // somebody is at work on it
+		}
+		unlock()
+		rec := e.clone()
+		rec.Lock, rec.Nonce = lockDestroyed, ""
+		if _, err := c.table.write(ctx, rec, e.rev); err != nil {
+			continue
+		}
+		c.o.Log.Warn("a guest was left half created", "vmid", e.VMID)
+		if _, err := c.Destroy(DestroyRequest{Kind: e.Kind, VMID: e.VMID, User: "root@pam", Stray: true}); err != nil {
+			c.o.Log.Error("remove half created guest", "vmid", e.VMID, "err", err)
+		}
+	}
+}
+
 // provision makes the file systems of a container.
 func (c *Controller) provision(ctx context.Context, r CreateRequest, p plan, log task.Log) error {
 	_, tpool, tname, err := c.lookup(ctx, r.Template)

@@ -3,11 +3,9 @@ package control
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -15,6 +13,7 @@ import (
 
 	"joist/cluster/store/storetest"
 	"joist/hypervisor/guest"
+	"joist/hypervisor/guest/guesttest"
 	"joist/hypervisor/storage"
 	"joist/hypervisor/task"
 )
@@ -25,9 +24,9 @@ type machine struct {
 	t     *testing.T
 	dir   string
 	store *storetest.Memory
-	pools map[string]*fakePool
-	vms   *fakeDriver
-	cts   *fakeDriver
+	pools map[string]*guesttest.Pool
+	vms   *guesttest.Driver
+	cts   *guesttest.Driver
 	prov  *fakeProvisioner
 	step  func(string)
 	used  *task.Manager
@@ -36,14 +35,14 @@ type machine struct {
 func newMachine(t *testing.T) *machine {
 	t.Helper()
 	m := &machine{t: t, dir: t.TempDir(), store: storetest.NewMemory(), prov: &fakeProvisioner{},
-		vms: &fakeDriver{kind: guest.KVM, set: map[int]*fakeGuest{}}, cts: &fakeDriver{kind: guest.LXC, set: map[int]*fakeGuest{}}}
-	m.pools = map[string]*fakePool{"disks": {id: "disks", vols: map[string]storage.Volume{}}, "local": {id: "local", vols: map[string]storage.Volume{}}}
-	add := func(name, content, format string) {
-		m.pools["local"].vols[name] = storage.Volume{ID: "local:" + name, Size: 1 << 20, Format: format, Content: content}
+		vms: guesttest.NewDriver(guest.KVM), cts: guesttest.NewDriver(guest.LXC)}
+	local := func(name, content, format string) storage.Volume {
+		return storage.Volume{ID: "local:" + name, Size: 1 << 20, Format: format, Content: content}
 	}
-	add("iso/x.iso", storage.ISO, "iso")
-	add("import/d.qcow2", storage.Import, "qcow2")
-	add("vztmpl/debian-13-standard_13.1-1_amd64.tar.zst", storage.Template, "tzst")
+	m.pools = map[string]*guesttest.Pool{"disks": guesttest.NewPool("disks"), "local": guesttest.NewPool("local",
+		local("iso/x.iso", storage.ISO, "iso"),
+		local("import/d.qcow2", storage.Import, "qcow2"),
+		local("vztmpl/debian-13-standard_13.1-1_amd64.tar.zst", storage.Template, "tzst"))}
 	return m
 }
 
@@ -117,243 +116,7 @@ func (m *machine) must(u task.UPID, err error) {
 }
 
 // disks are the volumes of guests that exist.
-func (m *machine) disks() []string {
-	p := m.pools["disks"]
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	var out []string
-	for _, v := range p.vols {
-		out = append(out, v.ID)
-	}
-	slices.Sort(out)
-	return out
-}
-
-type fakePool struct {
-	storage.Pool
-	id string
-
-	mu     sync.Mutex
-	vols   map[string]storage.Volume
-	active map[string]bool
-	used   int64
-	fail   func(op, name string) error
-}
-
-func (p *fakePool) ID() string { return p.id }
-
-func (p *fakePool) Status(context.Context) (storage.Status, error) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return storage.Status{Active: true, Total: 1 << 40, Avail: 1<<40 - p.used}, nil
-}
-
-func (p *fakePool) failure(op, name string) error {
-	if p.fail != nil {
-		return p.fail(op, name)
-	}
-	return nil
-}
-
-func (p *fakePool) List(context.Context) ([]storage.Volume, error) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	var out []storage.Volume
-	for _, v := range p.vols {
-		out = append(out, v)
-	}
-	return out, nil
-}
-
-func (p *fakePool) Create(_ context.Context, s storage.Spec) (storage.Volume, error) {
-	if err := p.failure("create", s.Name); err != nil {
-		return storage.Volume{}, err
-	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if _, ok := p.vols[s.Name]; ok {
-		return storage.Volume{}, storage.ErrExists
-	}
-	v := storage.Volume{ID: p.id + ":" + s.Name, Size: s.Size, Format: "raw", Content: storage.Images, VMID: s.VMID}
-	p.vols[s.Name] = v
-	return v, nil
-}
-
-func (p *fakePool) Resize(_ context.Context, name string, size int64) error {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	v := p.vols[name]
-	v.Size = size
-	p.vols[name] = v
-	return nil
-}
-
-func (p *fakePool) Delete(_ context.Context, name string) error {
-	if err := p.failure("delete", name); err != nil {
-		return err
-	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.active[name] {
-		return storage.ErrInUse
-	}
-	if _, ok := p.vols[name]; !ok {
-		return storage.ErrNotFound
-	}
-	delete(p.vols, name)
-	return nil
-}
-
-func (p *fakePool) Activate(_ context.Context, name string) (string, error) {
-	if err := p.failure("activate", name); err != nil {
-		return "", err
-	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if _, ok := p.vols[name]; !ok {
-		return "", storage.ErrNotFound
-	}
-	if p.active == nil {
-		p.active = map[string]bool{}
-	}
-	p.active[name] = true
-	return "/dev/" + p.id + "/" + name, nil
-}
-
-func (p *fakePool) Deactivate(_ context.Context, name string) error {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	delete(p.active, name)
-	return nil
-}
-
-func (p *fakePool) activeNow() int {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return len(p.active)
-}
-
-type fakeDriver struct {
-	kind guest.Kind
-
-	mu      sync.Mutex
-	set     map[int]*fakeGuest
-	starts  int
-	order   []int
-	stops   []int
-	fail    error
-	hold    chan struct{} // a start waits for it
-	resized []string
-	deaf    bool // guests ignore shutdown
-}
-
-func (d *fakeDriver) Kind() guest.Kind { return d.kind }
-
-func (d *fakeDriver) Start(ctx context.Context, s guest.Spec) (guest.Guest, error) {
-	if d.hold != nil {
-		select {
-		case <-d.hold:
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		}
-	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.fail != nil {
-		return nil, d.fail
-	}
-	if d.set[s.VMID] != nil {
-		return nil, fmt.Errorf("start guest %d: %w", s.VMID, guest.ErrRunning)
-	}
-	d.starts++
-	d.order = append(d.order, s.VMID)
-	g := &fakeGuest{d: d, vmid: s.VMID, spec: s, done: make(chan struct{})}
-	d.set[s.VMID] = g
-	return g, nil
-}
-
-func (d *fakeDriver) Find(context.Context) ([]guest.Guest, error) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	var out []guest.Guest
-	for _, g := range d.set {
-		out = append(out, g)
-	}
-	return out, nil
-}
-
-func (d *fakeDriver) guest(vmid int) *fakeGuest {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return d.set[vmid]
-}
-
-type fakeGuest struct {
-	d      *fakeDriver
-	vmid   int
-	spec   guest.Spec
-	done   chan struct{}
-	exit   string
-	paused bool
-}
-
-func (g *fakeGuest) VMID() int { return g.vmid }
-
-func (g *fakeGuest) Status(context.Context) (guest.Status, error) {
-	g.d.mu.Lock()
-	defer g.d.mu.Unlock()
-	s := guest.Status{VMID: g.vmid, Kind: g.d.kind, State: guest.Running, PID: 4711, Accel: "tcg"}
-	if g.paused {
-		s.State = guest.Paused
-	}
-	return s, nil
-}
-
-// end is the guest's end, "" when it was asked for.
-func (g *fakeGuest) end(exit string) {
-	g.d.mu.Lock()
-	defer g.d.mu.Unlock()
-	if g.d.set[g.vmid] != g {
-		return
-	}
-	delete(g.d.set, g.vmid)
-	g.exit = exit
-	close(g.done)
-}
-
-func (g *fakeGuest) Stop(ctx context.Context, how guest.StopMode) error {
-	if how == guest.Shutdown && g.d.deaf {
-		<-ctx.Done()
-		return fmt.Errorf("the guest did not shut down: %w", ctx.Err())
-	}
-	g.d.mu.Lock()
-	g.d.stops = append(g.d.stops, g.vmid)
-	g.d.mu.Unlock()
-	g.end("")
-	return nil
-}
-
-func (g *fakeGuest) Done() <-chan struct{} { return g.done }
-func (g *fakeGuest) Exit() string          { return g.exit }
-func (g *fakeGuest) Close() error          { return nil }
-
-func (g *fakeGuest) ResizeDisk(_ context.Context, key string, size int64) error {
-	g.d.mu.Lock()
-	defer g.d.mu.Unlock()
-	g.d.resized = append(g.d.resized, fmt.Sprint(key, " ", size>>30))
-	return nil
-}
-
-func (g *fakeGuest) Reset(context.Context) error  { return nil }
-func (g *fakeGuest) Pause(context.Context) error  { return g.pause(true) }
-func (g *fakeGuest) Resume(context.Context) error { return g.pause(false) }
-
-func (g *fakeGuest) pause(on bool) error {
-	g.d.mu.Lock()
-	defer g.d.mu.Unlock()
-	g.paused = on
-	return nil
-}
+func (m *machine) disks() []string { return m.pools["disks"].IDs() }
 
 type fakeProvisioner struct {
 	mu    sync.Mutex

@@ -59,9 +59,9 @@ func TestGoneThings(t *testing.T) {
 	m := newMachine(t)
 	c, _, _ := m.daemon()
 	m.must(c.Create(t.Context(), vm(100, map[string]string{"scsi0": "disks:1", "scsi1": "disks:1", "ide2": "local:iso/x.iso,media=cdrom"})))
-	delete(m.pools["local"].vols, "iso/x.iso")
-	m.pools["local"].fail = func(op, name string) error {
-		if op == "activate" && m.pools["local"].vols[name].ID == "" {
+	m.pools["local"].Drop("iso/x.iso")
+	m.pools["local"].Fail = func(op, name string) error {
+		if _, there := m.pools["local"].Get(name); op == "activate" && !there {
 			return fmt.Errorf("volume 'local:%s' does not exist", name)
 		}
 		return nil
@@ -69,10 +69,10 @@ func TestGoneThings(t *testing.T) {
 	if s := m.wait(c.Power(power(OpStart, guest.KVM, 100))); s != "ide2: volume 'local:iso/x.iso' does not exist" {
 		t.Error(s)
 	}
-	if n := m.pools["disks"].activeNow(); n != 0 {
+	if n := m.pools["disks"].Active(); n != 0 {
 		t.Errorf("%d volumes stay active", n)
 	}
-	delete(m.pools["disks"].vols, "vm-100-disk-0")
+	m.pools["disks"].Drop("vm-100-disk-0")
 	m.must(c.Destroy(DestroyRequest{User: "root@pam", Kind: guest.KVM, VMID: 100}))
 	if len(c.All()) != 0 || len(m.disks()) != 0 {
 		t.Errorf("left %v, %v", c.All(), m.disks())
@@ -91,7 +91,7 @@ func TestGoneThings(t *testing.T) {
 func TestFullStorage(t *testing.T) {
 	m := newMachine(t)
 	c, _, _ := m.daemon()
-	m.pools["disks"].used = 1 << 40
+	m.pools["disks"].Used = 1 << 40
 	s := m.wait(c.Create(t.Context(), vm(100, map[string]string{"scsi0": "disks:1"})))
 	if s != "unable to create VM 100 - storage 'disks' is full: not enough space" || len(c.All()) != 0 {
 		t.Error(s, c.All())
@@ -104,7 +104,7 @@ func TestBusyForAMoment(t *testing.T) {
 	c, _, _ := m.daemon()
 	m.must(c.Create(t.Context(), vm(100, map[string]string{"scsi0": "disks:1"})))
 	tries := 0
-	m.pools["disks"].fail = func(op, _ string) error {
+	m.pools["disks"].Fail = func(op, _ string) error {
 		if tries++; op == "delete" && tries < 3 {
 			return fmt.Errorf("delete: %w", storage.ErrInUse)
 		}
@@ -144,7 +144,7 @@ func TestBootGoesOn(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	booted := make(chan error, 1)
 	go func() { booted <- c.Boot(ctx) }()
-	eventually(t, "the first stage runs", func() bool { return m.vms.guest(100) != nil && m.vms.guest(101) != nil })
+	eventually(t, "the first stage runs", func() bool { return m.vms.Guest(100) != nil && m.vms.Guest(101) != nil })
 	stop() // while it waits for the first stage to be up
 	cancel()
 	<-booted
@@ -155,8 +155,8 @@ func TestBootGoesOn(t *testing.T) {
 	if err := c.Boot(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if !slices.Equal(m.vms.order, []int{100, 101, 102}) {
-		t.Errorf("started %v", m.vms.order)
+	if !slices.Equal(m.vms.Started(), []int{100, 101, 102}) {
+		t.Errorf("started %v", m.vms.Started())
 	}
 	if _, err := os.Stat(c.bootedFile()); err != nil {
 		t.Error(err)
@@ -169,18 +169,18 @@ func TestStartDuringTheEnd(t *testing.T) {
 	m := newMachine(t)
 	c, _, _ := m.daemon()
 	m.must(c.Create(t.Context(), vm(100, nil)))
-	m.vms.hold = make(chan struct{})
+	m.vms.Hold = make(chan struct{})
 	upid, err := c.Power(power(OpStart, guest.KVM, 100))
 	if err != nil {
 		t.Fatal(err)
 	}
 	time.Sleep(20 * time.Millisecond)
 	m.must(c.StopAll(StopAllRequest{User: "root@pam", Final: true}))
-	close(m.vms.hold)
+	close(m.vms.Hold)
 	if s := m.wait(upid, nil); s != errHalted.Error() {
 		t.Error(s)
 	}
-	eventually(t, "nothing runs", func() bool { return m.vms.guest(100) == nil })
+	eventually(t, "nothing runs", func() bool { return m.vms.Guest(100) == nil })
 	if _, err := c.Power(power(OpReboot, guest.KVM, 100)); err == nil {
 		t.Error("reboot")
 	}
@@ -192,8 +192,8 @@ func TestStraysAreNotForgotten(t *testing.T) {
 	m := newMachine(t)
 	c, _, stop := m.daemon()
 	m.must(c.Create(t.Context(), vm(100, map[string]string{"scsi0": "disks:1"})))
-	m.pools["disks"].vols["vm-100-disk-9"] = storage.Volume{ID: "disks:vm-100-disk-9", VMID: 100}
-	m.pools["disks"].fail = func(op, _ string) error {
+	m.pools["disks"].Put(storage.Volume{ID: "disks:vm-100-disk-9", VMID: 100})
+	m.pools["disks"].Fail = func(op, _ string) error {
 		if op == "delete" {
 			return errors.New("device is broken")
 		}
@@ -203,7 +203,7 @@ func TestStraysAreNotForgotten(t *testing.T) {
 		t.Error(s)
 	}
 	stop()
-	m.pools["disks"].fail = nil
+	m.pools["disks"].Fail = nil
 	c, _, _ = m.daemon()
 	if err := c.Boot(t.Context()); err != nil {
 		t.Fatal(err)
@@ -221,7 +221,7 @@ func TestResizeWhileRunning(t *testing.T) {
 	c, _, _ := m.daemon()
 	m.must(c.Create(t.Context(), vm(100, map[string]string{"scsi0": "disks:1", "scsi1": "disks:1"})))
 	q := storage.Volume{ID: "disks:100/vm-100-disk-7.qcow2", Size: 1 << 30, VMID: 100, Content: storage.Images, Format: "qcow2"}
-	m.pools["disks"].vols["100/vm-100-disk-7.qcow2"] = q
+	m.pools["disks"].Put(q)
 	if err := c.Configure(t.Context(), guest.KVM, 100, "root@pam", Change{Set: map[string]string{"scsi2": q.ID}}); err != nil {
 		t.Fatal(err)
 	}
@@ -232,14 +232,14 @@ func TestResizeWhileRunning(t *testing.T) {
 	for _, disk := range []string{"scsi0", "scsi1", "scsi2"} {
 		m.must(c.Resize(ResizeRequest{User: "root@pam", Kind: guest.KVM, VMID: 100, Disk: disk, Size: "5G"}))
 	}
-	if !slices.Equal(m.vms.resized, []string{"scsi0 5", "scsi2 5"}) {
-		t.Errorf("told %v", m.vms.resized)
+	if !slices.Equal(m.vms.Resized(), []string{"scsi0 5", "scsi2 5"}) {
+		t.Errorf("told %v", m.vms.Resized())
 	}
-	if s := m.pools["disks"].vols["100/vm-100-disk-7.qcow2"].Size; s != 1<<30 {
-		t.Errorf("the pool resized an image that is open: %d", s)
+	if v, _ := m.pools["disks"].Get("100/vm-100-disk-7.qcow2"); v.Size != 1<<30 {
+		t.Errorf("the pool resized an image that is open: %d", v.Size)
 	}
-	if s := m.pools["disks"].vols["vm-100-disk-2"].Size; s != 5<<30 {
-		t.Errorf("the new volume has %d bytes", s)
+	if v, _ := m.pools["disks"].Get("vm-100-disk-2"); v.Size != 5<<30 {
+		t.Errorf("the new volume has %d bytes", v.Size)
 	}
 }
 
@@ -264,7 +264,7 @@ func TestBootWaits(t *testing.T) {
 	booted := make(chan error, 1)
 	go func() { booted <- c.Boot(t.Context()) }()
 	<-asked
-	if m.vms.guest(100) != nil {
+	if m.vms.Guest(100) != nil {
 		t.Error("a guest runs without a quorum")
 	}
 	e, _ := c.table.get(100)
@@ -277,7 +277,37 @@ func TestBootWaits(t *testing.T) {
 	if err := <-booted; err != nil {
 		t.Fatal(err)
 	}
-	if !slices.Equal(m.vms.order, []int{101}) {
-		t.Errorf("started %v, want 101 alone: 100 is another node's", m.vms.order)
+	if !slices.Equal(m.vms.Started(), []int{101}) {
+		t.Errorf("started %v, want 101 alone: 100 is another node's", m.vms.Started())
+	}
+}
+
+// TestOrphan: a record under creation whose task is gone goes, with the disks;
+// one that is being created stays.
+func TestOrphan(t *testing.T) {
+	m := newMachine(t)
+	c, _, _ := m.daemon()
+	old := time.Now().Add(-time.Hour).Unix()
+	for id, created := range map[int]int64{100: old, 101: old, 102: time.Now().Unix()} {
+		r := Record{VMID: id, Kind: guest.KVM, Node: c.o.Node, Config: map[string]string{}, Lock: lockCreate, Created: created, Nonce: "n"}
+		if _, err := c.table.write(t.Context(), r, 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	m.pools["disks"].Put(storage.Volume{ID: "disks:vm-100-disk-0", VMID: 100})
+	unlock, err := c.locks.lock(t.Context(), guest.KVM, 101)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unlock()
+	c.orphans(t.Context())
+	eventually(t, "100 is gone", func() bool { _, ok := c.table.get(100); return !ok })
+	if _, there := m.pools["disks"].Get("vm-100-disk-0"); there {
+		t.Error("its disk is still there")
+	}
+	for _, id := range []int{101, 102} {
+		if e, ok := c.table.get(id); !ok || e.Lock != lockCreate {
+			t.Errorf("%d: %+v %v", id, e, ok)
+		}
 	}
 }

@@ -1,10 +1,9 @@
 package guest
 
 import (
-	"bufio"
-	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -59,13 +58,8 @@ func (g Groups) Create(vmid int, l Limits) (grp Group, missing []string, err err
 	if err := os.MkdirAll(g.Dir, 0o755); err != nil {
 		return Group{}, nil, fmt.Errorf("create cgroup of guests: %w", err)
 	}
-	// The guests' groups need the controllers switched on in their parent;
-	// PID 1 does it for the levels above. One at a time, so that one which is
-	// not there does not keep the others away.
 	if onCgroup2(g.Dir) {
-		for _, c := range []string{"cpu", "memory", "pids", "io"} {
-			os.WriteFile(filepath.Join(g.Dir, "cgroup.subtree_control"), []byte("+"+c), 0)
-		}
+		g.enable()
 	}
 	grp = g.Group(vmid)
 	if err := os.Mkdir(grp.Dir, 0o755); err != nil {
@@ -77,6 +71,22 @@ func (g Groups) Create(vmid int, l Limits) (grp Group, missing []string, err err
 		return Group{}, nil, fmt.Errorf("limit guest %d: %w", vmid, err)
 	}
 	return grp, missing, nil
+}
+
+// enable switches controllers on for the guests' groups; PID 1 does it for the
+// levels above. Those that are on already are not written: the kernel would
+// first wait until all of groups that were just removed is gone
+// (cgroup_lock_and_drain_offline). The others go one at a time, so that one
+// which is not there does not keep the rest away.
+func (g Groups) enable() {
+	file := filepath.Join(g.Dir, "cgroup.subtree_control")
+	b, _ := os.ReadFile(file)
+	have := strings.Fields(string(b))
+	for _, c := range []string{"cpu", "memory", "pids", "io"} {
+		if !slices.Contains(have, c) {
+			os.WriteFile(file, []byte("+"+c), 0)
+		}
+	}
 }
 
 // Limit sets the limits and returns the files that the kernel does not have.
@@ -162,10 +172,14 @@ func (g Group) Populated() bool {
 	return n == 1
 }
 
+// killAgain is how long Kill waits before it looks for processes that were
+// moved into the group after the last signal.
+const killAgain = 100 * time.Millisecond
+
 // Kill ends every process of the group and of those below it, and waits until
 // they are gone.
 func (g Group) Kill(patience time.Duration) error {
-	for end := time.Now().Add(patience); g.Populated(); time.Sleep(10 * time.Millisecond) {
+	for end := time.Now().Add(patience); g.Populated(); g.await(killAgain) {
 		if onCgroup2(g.Dir) {
 			if err := os.WriteFile(filepath.Join(g.Dir, "cgroup.kill"), []byte("1"), 0); err != nil {
 				return fmt.Errorf("kill processes of %s: %w", g.Dir, err)
@@ -180,6 +194,22 @@ func (g Group) Kill(patience time.Duration) error {
 		}
 	}
 	return nil
+}
+
+// await returns as soon as the group is empty, or after a while. The kernel
+// tells of changes of cgroup.events since they were last read by POLLPRI.
+func (g Group) await(limit time.Duration) {
+	f, err := os.Open(filepath.Join(g.Dir, "cgroup.events"))
+	if err != nil { // a plain folder
+		time.Sleep(min(limit, 10*time.Millisecond))
+		return
+	}
+	defer f.Close()
+	b, err := io.ReadAll(f)
+	if n, ok := keyed(b, "populated"); err != nil || !ok || n == 0 {
+		return
+	}
+	unix.Poll([]unix.PollFd{{Fd: int32(f.Fd()), Events: unix.POLLPRI}}, int(limit.Milliseconds()))
 }
 
 // Remove deletes the empty group with the groups below it. A group that is not
@@ -245,10 +275,19 @@ func (g Group) keyed(file, key string) (int64, error) {
 	if err != nil {
 		return 0, err
 	}
-	for sc := bufio.NewScanner(bytes.NewReader(b)); sc.Scan(); {
-		if k, v, ok := strings.Cut(sc.Text(), " "); ok && k == key {
-			return strconv.ParseInt(v, 10, 64)
+	n, ok := keyed(b, key)
+	if !ok {
+		return 0, fmt.Errorf("%s has no %s", file, key)
+	}
+	return n, nil
+}
+
+func keyed(b []byte, key string) (int64, bool) {
+	for line := range strings.Lines(string(b)) {
+		if k, v, ok := strings.Cut(strings.TrimSpace(line), " "); ok && k == key {
+			n, err := strconv.ParseInt(v, 10, 64)
+			return n, err == nil
 		}
 	}
-	return 0, fmt.Errorf("%s has no %s", file, key)
+	return 0, false
 }

@@ -34,17 +34,18 @@ func (r Runs) Lock(ctx context.Context, vmid int) (*Lock, error) {
 func (r Runs) LockAll(ctx context.Context) (*Lock, error) { return r.lock(ctx, "all") }
 
 func (r Runs) lock(ctx context.Context, name string) (*Lock, error) {
-	for {
+	for pause := time.Millisecond; ; pause = min(2*pause, 20*time.Millisecond) {
 		l, err := r.tryLock(name)
 		if !errors.Is(err, ErrLocked) {
 			return l, err
 		}
 		// flock has no timeout; a short poll keeps ctx in charge without a
-		// thread that sits in the call.
+		// thread that sits in the call. Most locks are held for less than the
+		// first pauses.
 		select {
 		case <-ctx.Done():
 			return nil, fmt.Errorf("wait for guest %s: %w (%w)", name, ErrLocked, ctx.Err())
-		case <-time.After(20 * time.Millisecond):
+		case <-time.After(pause):
 		}
 	}
 }

@@ -207,10 +207,12 @@ func TestGroups(t *testing.T) {
 			if !g.Populated() || !slices.Equal(g.PIDs(), []int{p.PID}) {
 				t.Fatal(g.PIDs())
 			}
-			go cmd.Wait()
+			reaped := make(chan struct{})
+			go func() { cmd.Wait(); close(reaped) }()
 			if err := g.Kill(5 * time.Second); err != nil {
 				t.Fatal(err)
 			}
+			<-reaped
 			if p.Alive() {
 				t.Error("still alive")
 			}

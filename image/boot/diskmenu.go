@@ -130,14 +130,14 @@ type SlotBoot struct {
 	Manifest Manifest
 	Slot     Slot
 	DiskGUID string   // of the system disk's partition table
-	State    string   // "lvm:<VG UUID>": where /var is
+	State    string   // "lvm:<VG UUID>" or "zfs:<pool GUID>": where /var is
 	Console  []string // nil: DefaultConsole
 	Extra    []string // node state: further kernel arguments
 }
 
 var (
 	reDiskGUID = regexp.MustCompile(`^[0-9A-F]{8}(-[0-9A-F]{4}){3}-[0-9A-F]{12}$`)
-	reState    = regexp.MustCompile(`^lvm:[A-Za-z0-9]{6}(-[A-Za-z0-9]{4}){5}-[A-Za-z0-9]{6}$`)
+	reState    = regexp.MustCompile(`^(lvm:[A-Za-z0-9]{6}(-[A-Za-z0-9]{4}){5}-[A-Za-z0-9]{6}|zfs:[0-9]{1,20})$`)
 )
 
 // Args are the kernel's arguments without joist.mode, which the menu entry
@@ -153,7 +153,7 @@ func (b SlotBoot) Args() ([]string, error) {
 		return nil, fmt.Errorf("%q is not a disk GUID in upper case", b.DiskGUID)
 	}
 	if !reState.MatchString(b.State) {
-		return nil, fmt.Errorf("%q does not name the state volume: lvm:<volume group UUID>", b.State)
+		return nil, fmt.Errorf("%q does not name the state volume: lvm:<volume group UUID> or zfs:<pool GUID>", b.State)
 	}
 	if b.Console == nil {
 		b.Console = DefaultConsole()

@@ -175,6 +175,86 @@ func TestTableRoundTrip(t *testing.T) {
 	}
 }
 
+// cut is a disk that loses power after so many writes.
+type cut struct {
+	*os.File
+	left int
+}
+
+var errCut = errors.New("power cut")
+
+func (c *cut) WriteAt(b []byte, at int64) (int, error) {
+	if c.left--; c.left < 0 {
+		n, _ := c.File.WriteAt(b[:len(b)/2/512*512], at) // torn
+		return n, errCut
+	}
+	return c.File.WriteAt(b, at)
+}
+
+func (c *cut) Sync() error { return nil }
+
+// TestTableSurvivesCuts: after any cut the table is the old or the new one,
+// and what a disk without one began with is there until the new one is.
+func TestTableSurvivesCuts(t *testing.T) {
+	old := mustPlan(t, request(40*GiB, 512))
+	fresh := old.Marked(Unfinished)
+	fresh.DiskGUID = "ABABABAB-ABAB-4BAB-ABAB-ABABABABABAB"
+	for _, first := range []bool{false, true} {
+		for left := range 3 {
+			f := image(t, old.Size)
+			if _, err := f.WriteAt([]byte("what was there"), 0); err != nil {
+				t.Fatal(err)
+			}
+			if first {
+				if err := UpdateTable(f, old); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := WriteTable(&cut{f, left}, fresh); !errors.Is(err, errCut) {
+				t.Fatal(err)
+			}
+			got, err := ReadTable(f, old.Size, 512)
+			head := make([]byte, 14)
+			if _, rerr := f.ReadAt(head, 0); rerr != nil {
+				t.Fatal(rerr)
+			}
+			switch {
+			case first && err == nil && (got.DiskGUID == old.DiskGUID || got.Marks() == Unfinished):
+			case !first && left == 0 && errors.Is(err, ErrNoTable) && string(head) == "what was there":
+			case !first && left > 0 && err == nil && got.Marks() == Unfinished:
+			default:
+				t.Errorf("table before: %v, cut after %d writes: %v, disk %s, it begins with %q", first, left, err, got.DiskGUID, head)
+			}
+		}
+	}
+}
+
+func TestMarks(t *testing.T) {
+	l := mustPlan(t, request(40*GiB, 512))
+	l.Partitions[1].Attributes = 1
+	m := l.Marked(Unfinished | KeepsData)
+	if l.Marks() != 0 || m.Marks() != Unfinished|KeepsData || m.Marked(Unfinished).Marks() != Unfinished || fmt.Sprint(m.Marked(0)) != fmt.Sprint(l) {
+		t.Errorf("%v\n%v", l, m)
+	}
+	f := image(t, l.Size)
+	if err := WriteTable(f, m); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.WriteAt([]byte("boot code"), 0); err != nil {
+		t.Fatal(err)
+	}
+	if err := UpdateTable(f, m.Marked(0)); err != nil {
+		t.Fatal(err)
+	}
+	head := make([]byte, 9)
+	if got, err := ReadTable(f, l.Size, 512); err != nil || got.Marks() != 0 || got.Partitions[1].Attributes != 1 {
+		t.Errorf("%v %v", got, err)
+	}
+	if _, err := f.ReadAt(head, 0); err != nil || string(head) != "boot code" {
+		t.Errorf("sector 0 holds %q (%v)", head, err)
+	}
+}
+
 func TestFindRefusesTwins(t *testing.T) {
 	l := mustPlan(t, request(40*GiB, 512))
 	l.Partitions[4].Name = NameSlotA

@@ -43,9 +43,24 @@ func ProtectiveMBR(l Layout) []byte {
 	return b
 }
 
-// WriteTable writes the protective MBR, the backup table and the primary
-// table, in that order: a crash in between leaves one that can be read.
+// WriteTable writes the backup table, the primary table and the protective MBR,
+// in that order and synced in between where w can be: a cut at any moment
+// leaves a table that can be read, the new one or the one that was there. What
+// the disk began with stays until the new backup is safe.
 func WriteTable(w io.WriterAt, l Layout) error {
+	if err := UpdateTable(w, l); err != nil {
+		return err
+	}
+	mbr := append(ProtectiveMBR(l), make([]byte, l.SectorSize-512)...)
+	if _, err := w.WriteAt(mbr, 0); err != nil {
+		return fmt.Errorf("write partition table: %w", err)
+	}
+	return nil
+}
+
+// UpdateTable writes both tables in the same way and leaves sector 0, which may
+// hold boot code.
+func UpdateTable(w io.WriterAt, l Layout) error {
 	if err := l.check(); err != nil {
 		return fmt.Errorf("write partition table: %w", err)
 	}
@@ -55,12 +70,15 @@ func WriteTable(w io.WriterAt, l Layout) error {
 	n := int64(len(entries)) / ss
 	backup := append(slices.Clone(entries), encodeHeader(l, entries, last, 1, last-n)...)
 	primary := append(encodeHeader(l, entries, 1, last, 2), entries...)
-	mbr := append(ProtectiveMBR(l), make([]byte, ss-512)...)
 	for _, part := range []struct {
 		b  []byte
 		at int64
-	}{{mbr, 0}, {backup, (last - n) * ss}, {primary, ss}} {
-		if _, err := w.WriteAt(part.b, part.at); err != nil {
+	}{{backup, (last - n) * ss}, {primary, ss}} {
+		_, err := w.WriteAt(part.b, part.at)
+		if s, ok := w.(interface{ Sync() error }); ok && err == nil {
+			err = s.Sync()
+		}
+		if err != nil {
 			return fmt.Errorf("write partition table: %w", err)
 		}
 	}

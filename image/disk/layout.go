@@ -7,6 +7,7 @@ package disk
 
 import (
 	"fmt"
+	"slices"
 	"unicode/utf16"
 )
 
@@ -42,6 +43,15 @@ const (
 	TypeLVM   = "E6D6D379-F507-44C2-A23C-238F2A3DF928"
 )
 
+// Attributes of the partition joist-esp that speak about the whole disk. The
+// bits 48 to 63 are the partition type's own (UEFI 2.10, table 5.6), and this
+// type uses none; 60 and 63 are left out, because programs read them on
+// partitions of any type.
+const (
+	Unfinished uint64 = 1 << 62 // an installation was begun and is not over
+	KeepsData  uint64 = 1 << 61 // and the data partition is older than it and stays
+)
+
 // Partition is one entry of the table. Offsets and sizes are bytes.
 type Partition struct {
 	Number     int    `json:"number"` // from 1
@@ -67,6 +77,32 @@ type Layout struct {
 // BootsBIOS says whether a BIOS can start the disk: its boot code counts in
 // sectors of 512 bytes.
 func (l Layout) BootsBIOS() bool { return l.SectorSize == 512 }
+
+// Marked returns the layout with these marks and no others.
+func (l Layout) Marked(marks uint64) Layout {
+	l.Partitions = slices.Clone(l.Partitions)
+	for i, p := range l.Partitions {
+		if p.Name == NameESP {
+			l.Partitions[i].Attributes = p.Attributes&^(Unfinished|KeepsData) | marks
+		}
+	}
+	return l
+}
+
+// Marks returns those that are set.
+func (l Layout) Marks() uint64 {
+	p, err := l.Find(NameESP)
+	if err != nil {
+		return 0
+	}
+	return p.Attributes & (Unfinished | KeepsData)
+}
+
+// Usable is the range between the two tables.
+func (l Layout) Usable() (start, end int64) {
+	n := tableBytes(l.SectorSize)
+	return int64(l.SectorSize) + n, l.Size - n
+}
 
 // Find returns the one partition called name. Two of the same name are an
 // error, because either might be the wrong one.

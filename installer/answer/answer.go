@@ -1,17 +1,16 @@
 // Package answer is the answer file: what a person, a wizard or a rack of
-// machines says about an installation. The file is TOML in the schema that
-// Proxmox VE's automated installer reads (kebab-case keys, snake_case accepted
-// as aliases) plus a [joist] table of ours. Reading is strict: an unknown key,
-// a wrong type or a wrong value is a finding with line, column and cure, and
-// all of them come at once. A key that belongs to the schema but asks for
-// something this version cannot do is refused by name, never ignored.
+// machines says about an installation. The file is TOML, or JSON, in the
+// schema that Proxmox VE's automated installer reads (kebab-case keys,
+// snake_case accepted as aliases) plus tables of ours below [joist]. Reading
+// is strict: an unknown key, a wrong type or a wrong value is a finding with
+// line, column and cure, and all of them come at once. One table lists the
+// keys; reading, showing, explaining and the JSON schema all come from it.
 package answer
 
 import (
 	"bytes"
 	"fmt"
 	"io"
-	"maps"
 	"slices"
 	"strings"
 
@@ -42,16 +41,25 @@ func (s Secret) Reveal() string { return string(s) }
 
 // Answer is a whole answer file.
 type Answer struct {
-	Global  Global
-	Network Network
-	Disk    Disk
-	Waive   []string // [joist.waive] codes: findings that stop become warnings
-	Install Install  // [joist.install]
+	Global    Global
+	Network   Network
+	Disk      Disk
+	Webhook   Webhook
+	FirstBoot FirstBoot
+	Link      Link     // [joist.network]
+	Cluster   Cluster  // [joist.cluster]
+	Waive     []string // [joist.waive] codes: findings that stop become warnings
+	Install   Install  // [joist.install]
 
 	name    string           // file it came from, "" for a wizard's
 	at      map[string]place // where each key stands
+	bad     map[string]bool  // keys whose value has the wrong type, and was said so
 	partial bool             // lines were unreadable: a missing key may stand there
 }
+
+// Unattended says that the answer came from a file: nobody is there to be
+// asked about what it leaves open.
+func (a Answer) Unattended() bool { return a.name != "" }
 
 // Global is [global].
 type Global struct {
@@ -59,8 +67,8 @@ type Global struct {
 	Country            string // ISO 3166 alpha-2, lower case
 	Timezone           string
 	FQDN               string
-	FQDNFromDHCP       bool
-	FQDNDomain         string
+	FQDNSource         string // "" or FromDHCP
+	FQDNDomain         string // with FromDHCP, where the lease names none
 	MailTo             string
 	RootPassword       Secret
 	RootPasswordHashed Secret // crypt(5)
@@ -76,7 +84,7 @@ func (g Global) Host() string { h, _, _ := strings.Cut(g.FQDN, "."); return h }
 // Domain returns what follows the first dot of FQDN.
 func (g Global) Domain() string { _, d, _ := strings.Cut(g.FQDN, "."); return d }
 
-// Sources of the network settings.
+// Sources of the network settings and of the host name.
 const (
 	FromDHCP   = "from-dhcp"
 	FromAnswer = "from-answer"
@@ -93,10 +101,19 @@ type Network struct {
 	Mapping map[string]string // MAC → name
 }
 
-// Disk is [disk-setup]. Sizes are bytes; nil means "by the formulas".
+// File systems.
+const (
+	Ext4  = "ext4"
+	XFS   = "xfs"
+	ZFS   = "zfs"
+	Btrfs = "btrfs"
+)
+
+// Disk is [disk-setup] and [joist.disk]. Sizes are bytes; nil means "by the
+// formulas".
 type Disk struct {
 	Filesystem  string
-	List        []string // kernel names without /dev/
+	List        []string // kernel names, with or without /dev/
 	Filter      map[string]string
 	FilterMatch string // "any" or "all"
 	HDSize      *int64
@@ -104,6 +121,83 @@ type Disk struct {
 	MaxRoot     *int64
 	MaxVZ       *int64
 	MinFree     *int64
+	ZFS         ZFSOptions
+	Btrfs       BtrfsOptions
+	RAID        string   // [joist.disk] raid: "single" or "raid1", for ext4 and xfs
+	Adopt       bool     // [joist.disk] adopt: keep the data of the installation that is replaced
+	Overwrite   []string // [joist.disk] overwrite: ids of data that may be lost
+}
+
+// ZFSOptions is [disk-setup] zfs; zero values are OpenZFS's or our defaults.
+type ZFSOptions struct {
+	RAID     string // RAID levels below
+	Ashift   int
+	ArcMax   int // MiB
+	Checksum string
+	Compress string
+	Copies   int
+	HDSize   *int64
+}
+
+// RAID levels of disk-setup.zfs.raid and joist.disk.raid.
+const (
+	Single = "single"
+	RAID0  = "raid0"
+	RAID1  = "raid1"
+	RAID10 = "raid10"
+	RAIDZ1 = "raidz-1"
+	RAIDZ2 = "raidz-2"
+	RAIDZ3 = "raidz-3"
+)
+
+// BtrfsOptions is [disk-setup] btrfs. It is understood, so that a file can be
+// checked; a plan refuses it.
+type BtrfsOptions struct {
+	RAID     string
+	Compress string
+	HDSize   *int64
+}
+
+// Webhook is [post-installation-webhook].
+type Webhook struct {
+	URL         string
+	Fingerprint string
+	Token       Secret
+}
+
+// FirstBoot is [first-boot]: a program that the node runs once.
+type FirstBoot struct {
+	Source      string // "from-url" or "from-iso"
+	Ordering    string // "before-network", "network-online" or "fully-up"
+	URL         string
+	Fingerprint string
+}
+
+// Link is [joist.network]: what the field's schema cannot say about the
+// management network.
+type Link struct {
+	VLAN          int // 802.1Q tag
+	MTU           int
+	SecondCIDR    string // address of the other family
+	SecondGateway string
+	Bond          Bond
+}
+
+// Bond is [joist.network] bond.
+type Bond struct {
+	Mode        string
+	Filter      map[string]string // udev key → glob; every card that matches is a member
+	FilterMatch string
+	Hash        string
+	LACPRate    string
+}
+
+// Cluster is [joist.cluster]: the cluster that the node joins when it first
+// starts.
+type Cluster struct {
+	Address     string // host or host:port of a member
+	Token       Secret
+	Fingerprint string
 }
 
 // Install is [joist.install]: how to treat a system of ours on the disk.
@@ -114,12 +208,13 @@ type Install struct {
 }
 
 // maxSize bounds what is read: an answer file is a page, not a book.
-const maxSize = 1 << 20
+const maxSize = 256 << 10
 
-// Load reads an answer file. The findings hold everything that is wrong with
-// it, Validate's included; the Answer is complete only when none stops.
+// Load reads an answer file; one that begins with "{" is JSON. The findings
+// hold everything that is wrong with it, Validate's included; the Answer is
+// complete only when none stops.
 func Load(r io.Reader, name string) (Answer, finding.List) {
-	a := Answer{name: name, at: map[string]place{}}
+	a := Answer{name: name, at: map[string]place{}, bad: map[string]bool{}}
 	var fs finding.List
 	b, err := io.ReadAll(io.LimitReader(r, maxSize+1))
 	switch {
@@ -127,12 +222,16 @@ func Load(r io.Reader, name string) (Answer, finding.List) {
 		fs.Stopf("answer-unreadable", name, "check the medium that holds the file", "the answer file cannot be read: %v", err)
 		return a, fs
 	case len(b) > maxSize:
-		fs.Stopf("answer-too-large", name, "an answer file is a few KB of TOML; check that this is the right file", "the answer file is larger than 1 MiB")
+		fs.Stopf("answer-too-large", name, "an answer file is a few KB of TOML; check that this is the right file", "the answer file is larger than 256 KiB")
 		return a, fs
 	}
 	b = bytes.TrimPrefix(b, []byte("\xef\xbb\xbf"))
 	b = bytes.ReplaceAll(b, []byte("\r\n"), []byte("\n"))
-	d, fs := parse(b, name)
+	read := parse
+	if t := bytes.TrimLeft(b, " \t\n"); len(t) > 0 && t[0] == '{' {
+		read = parseJSON
+	}
+	d, fs := read(b, name)
 	a.partial = d.partial
 	if d.unusable {
 		return a, fs
@@ -143,96 +242,7 @@ func Load(r io.Reader, name string) (Answer, finding.List) {
 	return a, fs
 }
 
-// String shows the answer as canonical TOML without its secrets.
-func (a Answer) String() string {
-	var b strings.Builder
-	line := func(key string, v any) {
-		switch v := v.(type) {
-		case string:
-			if v != "" {
-				fmt.Fprintf(&b, "%s = %q\n", key, v)
-			}
-		case Secret:
-			if v != "" {
-				fmt.Fprintf(&b, "%s = %q\n", key, v.String())
-			}
-		case bool:
-			if v {
-				fmt.Fprintf(&b, "%s = true\n", key)
-			}
-		case []string:
-			if len(v) > 0 {
-				fmt.Fprintf(&b, "%s = [%s]\n", key, quoteAll(v))
-			}
-		case *int64:
-			if v != nil {
-				fmt.Fprintf(&b, "%s = %g\n", key, float64(*v)/gib)
-			}
-		case map[string]string:
-			for _, k := range slices.Sorted(maps.Keys(v)) {
-				fmt.Fprintf(&b, "%s.%s = %q\n", key, bareKey(k), v[k])
-			}
-		}
-	}
-	g, n, d := a.Global, a.Network, a.Disk
-	b.WriteString("[global]\n")
-	line("keyboard", g.Keyboard)
-	line("country", g.Country)
-	line("timezone", g.Timezone)
-	if g.FQDNFromDHCP {
-		line("fqdn.source", FromDHCP)
-		line("fqdn.domain", g.FQDNDomain)
-	}
-	line("fqdn", g.FQDN)
-	line("mailto", g.MailTo)
-	line("root-password", g.RootPassword)
-	line("root-password-hashed", g.RootPasswordHashed)
-	line("root-ssh-keys", g.RootSSHKeys)
-	line("reboot-on-error", g.RebootOnError)
-	line("reboot-mode", g.RebootMode)
-	line("subscription-key", g.SubscriptionKey)
-	b.WriteString("\n[network]\n")
-	line("source", n.Source)
-	line("cidr", n.CIDR)
-	line("dns", n.DNS)
-	line("gateway", n.Gateway)
-	line("filter", n.Filter)
-	line("interface-name-pinning.enabled", n.Pinning)
-	line("interface-name-pinning.mapping", n.Mapping)
-	b.WriteString("\n[disk-setup]\n")
-	line("filesystem", d.Filesystem)
-	line("disk-list", d.List)
-	line("filter", d.Filter)
-	line("filter-match", d.FilterMatch)
-	line("lvm.hdsize", d.HDSize)
-	line("lvm.swapsize", d.SwapSize)
-	line("lvm.maxroot", d.MaxRoot)
-	line("lvm.maxvz", d.MaxVZ)
-	line("lvm.minfree", d.MinFree)
-	if len(a.Waive) > 0 {
-		b.WriteString("\n[joist.waive]\n")
-		line("codes", a.Waive)
-	}
-	if a.Install != (Install{}) {
-		b.WriteString("\n[joist.install]\n")
-		line("reinstall", a.Install.Reinstall)
-		line("installation", a.Install.Installation)
-		line("apt-mirror", a.Install.AptMirror)
-	}
-	return b.String()
-}
-
-func quoteAll(v []string) string {
-	q := make([]string, len(v))
-	for i, s := range v {
-		q[i] = fmt.Sprintf("%q", s)
-	}
-	return strings.Join(q, ", ")
-}
-
-func bareKey(k string) string {
-	if strings.Trim(k, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-") == "" && k != "" {
-		return k
-	}
-	return fmt.Sprintf("%q", k)
+// Asked says whether the table asks for anything.
+func (l Link) Asked() bool {
+	return l.VLAN != 0 || l.MTU != 0 || l.SecondCIDR != "" || l.Bond.Mode != ""
 }

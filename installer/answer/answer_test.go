@@ -13,6 +13,13 @@ import (
 
 var update = goflag.Bool("update", false, "rewrite golden files")
 
+// inputs are the answer files of testdata.
+func inputs() []string {
+	a, _ := filepath.Glob("testdata/*.toml")
+	b, _ := filepath.Glob("testdata/*.json")
+	return append(a, b...)
+}
+
 func golden(t *testing.T, name, got string) {
 	t.Helper()
 	if *update {
@@ -32,7 +39,7 @@ func golden(t *testing.T, name, got string) {
 // Each testdata/*.toml has a golden file with every finding and, when none
 // stops, the answer as it was understood.
 func TestLoadGolden(t *testing.T) {
-	files, _ := filepath.Glob("testdata/*.toml")
+	files := inputs()
 	if len(files) == 0 {
 		t.Fatal("no answer files in testdata")
 	}
@@ -54,7 +61,7 @@ func TestLoadGolden(t *testing.T) {
 					t.Errorf("the secret %q shows", secret)
 				}
 			}
-			golden(t, strings.TrimSuffix(f, ".toml")+".golden", b.String())
+			golden(t, f+".golden", b.String())
 		})
 	}
 }
@@ -118,8 +125,7 @@ func TestWizardAnswer(t *testing.T) {
 }
 
 func FuzzLoad(f *testing.F) {
-	files, _ := filepath.Glob("testdata/*.toml")
-	for _, n := range files {
+	for _, n := range inputs() {
 		b, err := os.ReadFile(n)
 		if err != nil {
 			f.Fatal(err)
@@ -128,8 +134,11 @@ func FuzzLoad(f *testing.F) {
 	}
 	f.Add("a = { b = [ { c = 1 } ] }\n[[x.y]]\n")
 	f.Add("x = \"\\u00e9\"\n\"\" = 1")
+	f.Add("{\"a\":[[[{\"b\":1e400}]]]}")
+	f.Add(strings.Repeat("{\"a\":", 40))
 	f.Fuzz(func(t *testing.T, s string) {
 		a, fs := Load(strings.NewReader(s), "fuzz")
+		_ = a.Explain()
 		for _, x := range fs {
 			_ = x.String()
 		}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"unicode/utf8"
@@ -33,6 +34,7 @@ type value struct {
 type leaf struct {
 	path []string
 	at   place
+	end  int // line of the value's end
 	val  value
 }
 
@@ -53,13 +55,13 @@ const maxSyntax = 20
 func parse(b []byte, name string) (document, finding.List) {
 	var d document
 	var fs finding.List
+	src := newSource(b)
 	b = bytes.Clone(b)
-	lines := strings.Split(string(b), "\n")
 	for range maxSyntax {
 		var m map[string]any
 		err := toml.Unmarshal(b, &m)
 		if err == nil {
-			d.leaves = flatten(b, lines)
+			d.leaves = flatten(b, src)
 			return d, fs
 		}
 		row, col := 1, 1
@@ -67,8 +69,12 @@ func parse(b []byte, name string) (document, finding.List) {
 		if errors.As(err, &de) {
 			row, col = de.Position()
 		}
-		row = min(max(row, 1), len(lines))
-		p := placeAt(lines, row, col)
+		row = min(max(row, 1), len(src.lines))
+		p := src.at(row, col)
+		if n := len(fs); n > 0 && fs[n-1].Line == p.line && fs[n-1].Column == p.column {
+			break // what is wrong begins elsewhere
+		}
+		p.source = guarded(src.lines, row, p.source)
 		fs.Add(finding.Finding{Level: finding.Stop, Code: "answer-syntax", Path: name, Line: p.line, Column: p.column, Source: p.source,
 			Text: syntaxText(err), Hint: "write the line as TOML (toml.io): key = \"text\", key = true, key = [\"a\", \"b\"]"})
 		d.partial = true
@@ -113,81 +119,145 @@ func blank(b []byte, row int) bool {
 	return true
 }
 
-var secretKey = regexp.MustCompile(`(?i)((?:root[-_]password(?:[-_]hashed)?|auth[-_]token|subscription[-_]key)["']?)\s*=.*`)
+// secretKey finds the keys whose values are never shown, in TOML and JSON.
+// A misspelled one is still one.
+var secretKey = regexp.MustCompile(`(?i)([\w-]*(?:pass|pasw|token|secret|subscription)[\w-]*["']?)\s*[=:].*`)
 
-// placeAt makes a place: tabs become spaces and columns count characters, so
-// that the caret stands right; the value of a secret is cut off.
-func placeAt(lines []string, row, col int) place {
+// maxSource is the longest line that is shown with a finding.
+const maxSource = 200
+
+// source is a file by lines, with the offset at which each begins.
+type source struct {
+	lines  []string
+	starts []int
+}
+
+func newSource(b []byte) source {
+	s := source{lines: strings.Split(string(b), "\n")}
+	at := 0
+	for _, l := range s.lines {
+		s.starts = append(s.starts, at)
+		at += len(l) + 1
+	}
+	return s
+}
+
+// line is the number of the line, from 1, that holds an offset.
+func (s source) line(offset int) int {
+	n, found := slices.BinarySearch(s.starts, offset)
+	if found {
+		n++
+	}
+	return max(n, 1)
+}
+
+// offset makes a place of an offset.
+func (s source) offset(off int) place {
+	row := s.line(off)
+	return s.at(row, off-s.starts[row-1]+1)
+}
+
+// at makes a place of row and column in bytes: tabs become spaces and columns
+// count characters, so that the caret stands right; the value of a secret is
+// cut off. Longer lines (JSON on one line) are not shown.
+func (s source) at(row, col int) place {
 	p := place{line: row, column: max(col, 1)}
-	if row < 1 || row > len(lines) {
+	if row < 1 || row > len(s.lines) || len(s.lines[row-1]) > 4*maxSource {
 		return p
 	}
-	l := lines[row-1]
+	l := s.lines[row-1]
 	if n := min(p.column-1, len(l)); n > 0 {
 		p.column = utf8.RuneCountInString(l[:n]) + 1
 	}
 	l = strings.Map(func(r rune) rune {
-		if r < ' ' || r == 0x7f || r == utf8.RuneError {
+		if r < ' ' || r >= 0x7f && r < 0xa0 || r == utf8.RuneError {
 			return ' '
 		}
 		return r
 	}, l)
 	p.source = secretKey.ReplaceAllString(l, "$1 = "+hidden)
+	if n := utf8.RuneCountInString(p.source); n > maxSource || n < p.column-1 {
+		p.source = "" // the place is in what was cut off
+	}
 	return p
 }
 
-// flatten walks a document that is known to be valid.
-func flatten(b []byte, lines []string) []leaf {
-	var out []leaf
-	var table []string
-	var p unstable.Parser
-	p.Reset(b)
-	arrays := map[string]int{}
-	for p.NextExpression() {
-		n := p.Expression()
-		switch n.Kind {
-		case unstable.Table, unstable.ArrayTable:
-			table = nil
-			var at place
-			for it := n.Key(); it.Next(); {
-				table = append(table, string(it.Node().Data))
-				at = position(&p, it.Node(), lines)
-			}
-			if n.Kind == unstable.ArrayTable {
-				// no key of the schema is an array of tables: report the header
-				id := strings.Join(table, ".")
-				arrays[id]++
-				if arrays[id] == 1 {
-					out = append(out, leaf{path: table, at: at, val: value{kind: unstable.ArrayTable}})
-				}
-			}
-		case unstable.KeyValue:
-			out = appendValue(out, &p, table, n, lines)
+// ownKey is a line that begins with a key, so that its text cannot be the
+// rest of a value that began above it.
+var ownKey = regexp.MustCompile(`^\s*(\[|["']?[A-Za-z0-9_.-]+["']?\s*[=:])`)
+
+// guarded drops a line of broken text that may be the rest of a secret that
+// began above it: its structure is not known.
+func guarded(lines []string, row int, source string) string {
+	if row < 1 || row > len(lines) || ownKey.MatchString(lines[row-1]) {
+		return source
+	}
+	for _, l := range lines[:row-1] {
+		if secretKey.MatchString(l) {
+			return ""
 		}
 	}
-	return out
+	return source
 }
 
-func appendValue(out []leaf, p *unstable.Parser, prefix []string, kv *unstable.Node, lines []string) []leaf {
-	path := append([]string(nil), prefix...)
-	var at place
-	for it := kv.Key(); it.Next(); {
-		path = append(path, string(it.Node().Data))
-		at = position(p, it.Node(), lines)
+// walker collects the leaves of a document that is known to be valid.
+type walker struct {
+	p   unstable.Parser
+	src source
+	out []leaf
+}
+
+func flatten(b []byte, src source) []leaf {
+	w := walker{src: src}
+	w.p.Reset(b)
+	var table []string
+	arrays := map[string]bool{}
+	for w.p.NextExpression() {
+		n := w.p.Expression()
+		switch n.Kind {
+		case unstable.Table, unstable.ArrayTable:
+			var at place
+			table, at = w.key(nil, n.Key())
+			// no key of the schema is an array of tables: report the header
+			if id := strings.Join(table, "."); n.Kind == unstable.ArrayTable && !arrays[id] {
+				arrays[id] = true
+				w.out = append(w.out, leaf{path: table, at: at, end: at.line, val: value{kind: unstable.ArrayTable}})
+			}
+		case unstable.KeyValue:
+			w.pair(table, n)
+		}
 	}
+	return w.out
+}
+
+// key appends the parts of a dotted key to prefix; the schema needs five, what
+// lies deeper is unknown whatever its name.
+func (w *walker) key(prefix []string, it unstable.Iterator) ([]string, place) {
+	path := append([]string(nil), prefix...)
+	off := 0
+	for it.Next() {
+		off = int(it.Node().Raw.Offset)
+		if len(path) <= maxDepth {
+			path = append(path, string(it.Node().Data))
+		}
+	}
+	return path, w.src.offset(off)
+}
+
+func (w *walker) pair(prefix []string, kv *unstable.Node) {
+	path, at := w.key(prefix, kv.Key())
 	v := kv.Value()
 	if v.Kind == unstable.InlineTable {
 		for it := v.Children(); it.Next(); {
-			out = appendValue(out, p, path, it.Node(), lines)
+			w.pair(path, it.Node())
 		}
-		return out
+		return
 	}
-	return append(out, leaf{path: path, at: at, val: convert(v)})
-}
-
-func position(p *unstable.Parser, n *unstable.Node, lines []string) place {
-	s := p.Shape(n.Raw).Start
-	return placeAt(lines, s.Line, s.Column)
+	end := at.line
+	if v.Kind == unstable.String {
+		end = w.src.line(int(v.Raw.Offset + v.Raw.Length))
+	}
+	w.out = append(w.out, leaf{path: path, at: at, end: end, val: convert(v)})
 }
 
 func convert(n *unstable.Node) value {

@@ -7,8 +7,6 @@ import (
 	"fmt"
 	"maps"
 	"net/mail"
-	"net/netip"
-	"net/url"
 	"path"
 	"regexp"
 	"slices"
@@ -70,8 +68,8 @@ func (c *checker) path(key string, p place) string {
 	return key
 }
 
-// missing reports a required key, unless it stands there with a wrong type or
-// may stand in a line that could not be read.
+// missing reports a required key, unless it may stand in a line that could
+// not be read.
 func (c *checker) missing(key, hint string) {
 	if _, ok := c.a.at[key]; !ok && !c.a.partial {
 		c.stop(key, "answer-missing-key", hint, "the key %s is missing", key)
@@ -88,48 +86,67 @@ func (c *checker) given(key string, has bool) bool {
 // Validate checks every value and the rules between keys.
 func (a Answer) Validate() finding.List {
 	c := &checker{a: &a}
+	for _, f := range schema() {
+		c.value(&f)
+	}
 	c.global()
 	c.network()
+	c.link()
 	c.disk()
+	c.hooks()
 	c.joist()
 	return c.fs
 }
 
-func (c *checker) oneOf(key, v string, allowed []string, required bool, what string) {
+// value checks one key by its row: required, one of a list, within a range.
+func (c *checker) value(f *field) {
+	last := f.path[strings.LastIndexByte(f.path, '.')+1:]
+	given := c.given(f.path, f.has(c.a))
 	switch {
-	case v == "" && !c.given(key, false):
-		if required {
-			c.missing(key, "add "+key[strings.LastIndexByte(key, '.')+1:]+" = \"…\" ("+what+")")
+	case c.a.bad[f.path]:
+	case !given && f.must:
+		c.missing(f.path, "add "+last+" = \"…\" ("+f.kind+")")
+	case !given:
+	case f.enum != nil:
+		v, allowed := *f.ref(c.a).(*string), f.enum()
+		if f.path == "global.country" {
+			v = strings.ToLower(v)
 		}
-	case v == "" && c.given(key, false) && !slices.Contains(allowed, v) && c.wrongType(key):
-	case !slices.Contains(allowed, v):
+		if slices.Contains(allowed, v) {
+			return
+		}
 		hint := "use one of: " + strings.Join(allowed, " ")
 		if len(allowed) > 60 {
-			hint = "use " + what
+			hint = "use " + f.kind
 		}
 		if n := nearest(allowed, v); n != "" {
 			hint = "did you mean \"" + n + "\"?"
 		}
-		c.stop(key, "answer-wrong-value", hint, "%s = %q is not %s", key, v, what)
+		c.stop(f.path, "answer-wrong-value", hint, "%s = %q is not %s", f.path, v, f.kind)
+	case f.max > 0:
+		c.within(f)
 	}
 }
 
-// wrongType says that key was reported already: it stands in the file and its
-// source does not hold an empty text.
-func (c *checker) wrongType(key string) bool {
-	s := c.a.at[key].source
-	return s != "" && !strings.Contains(s, `""`) && !strings.Contains(s, `''`)
+func (c *checker) within(f *field) {
+	var ok bool
+	switch p := f.ref(c.a).(type) {
+	case *int:
+		ok = float64(*p) >= f.min && float64(*p) <= f.max
+	case **int64:
+		ok = *p == nil || float64(**p) >= f.min*gib && float64(**p) <= f.max*gib
+	}
+	if !ok {
+		c.stop(f.path, "answer-wrong-value", fmt.Sprintf("write %s from %.0f to %.0f", f.want, f.min, f.max), "%s is out of range", f.path)
+	}
 }
 
 func (c *checker) global() {
 	g := c.a.Global
-	c.oneOf("global.keyboard", g.Keyboard, Keyboards(), true, "a keyboard layout of the schema")
-	c.oneOf("global.country", strings.ToLower(g.Country), Countries(), true, "a two-letter country code (ISO 3166), like \"at\"")
-	c.oneOf("global.timezone", g.Timezone, Timezones(), true, "a time zone of the tz database, like \"Europe/Vienna\" or \"UTC\"")
-	c.oneOf("global.reboot-mode", g.RebootMode, []string{"reboot", "power-off"}, false, "a reboot mode")
 	c.fqdn()
 	switch {
-	case g.MailTo == "":
+	case c.a.bad["global.mailto"]:
+	case g.MailTo == "" && !c.given("global.mailto", false):
 		c.missing("global.mailto", "add mailto = \"admin@example.com\"")
 	default:
 		if m, err := mail.ParseAddress(g.MailTo); err != nil || m.Address != g.MailTo || strings.ContainsAny(g.MailTo, " \t\r\n") {
@@ -145,27 +162,46 @@ func (c *checker) global() {
 }
 
 func (c *checker) fqdn() {
-	const key = "global.fqdn"
+	const key, source, domain = "global.fqdn", "global.fqdn.source", "global.fqdn.domain"
 	g := c.a.Global
-	_, bySource := c.a.at[key+".source"]
+	fromDHCP := c.given(source, g.FQDNSource != "")
+	static := c.a.Network.Source == FromAnswer
 	switch {
-	case bySource || g.FQDNFromDHCP: // refused by the schema already
-	case g.FQDN == "":
-		c.missing(key, "add fqdn = \"node1.example.com\"")
-	case len(g.FQDN) > 253:
-		c.stop(key, "answer-wrong-value", "shorten it", "fqdn is longer than 253 characters")
-	default:
-		for l := range strings.SplitSeq(g.FQDN, ".") {
-			if !label.MatchString(l) {
-				c.stop(key, "answer-wrong-value", "use letters, digits and inner hyphens, at most 63 between dots, like node1.example.com",
-					"fqdn = %q is not a host name: the part %q is not allowed", g.FQDN, l)
-				return
-			}
+	case c.a.bad[key]:
+	case fromDHCP && c.given(key, g.FQDN != ""):
+		c.stop(key, "answer-conflict", "keep one of the two", "fqdn and fqdn.source are both given")
+	case fromDHCP && static:
+		c.stop(source, "answer-conflict", "write the name: fqdn = \"node1.example.com\"", "fqdn.source has no meaning with network.source = \"from-answer\": there is no lease")
+	case c.given(domain, g.FQDNDomain != "") && !fromDHCP:
+		c.stop(domain, "answer-conflict", "add fqdn.source = \"from-dhcp\", or write the whole name: fqdn = \"node1.example.com\"", "fqdn.domain has no meaning without fqdn.source")
+	case fromDHCP:
+		if why := HostName("x." + g.FQDNDomain); why != "" && g.FQDNDomain != "" {
+			c.stop(domain, "answer-wrong-value", "write a domain, like example.com", "fqdn.domain = %q is not a domain: %s", g.FQDNDomain, why)
 		}
-		if strings.Trim(g.Host(), "0123456789") == "" {
-			c.stop(key, "answer-wrong-value", "put a letter into the first part, like node1.example.com", "fqdn = %q: a host name of digits only is read as a number", g.FQDN)
+	case g.FQDN == "" && !c.given(key, false):
+		c.missing(key, "add fqdn = \"node1.example.com\"")
+	default:
+		if why := HostName(g.FQDN); why != "" {
+			c.stop(key, "answer-wrong-value", "use letters, digits and inner hyphens, at most 63 between dots, with a letter before the first dot, like node1.example.com",
+				"fqdn = %q is not a host name: %s", g.FQDN, why)
 		}
 	}
+}
+
+// HostName says what is wrong with a host name (RFC 1123), "" when nothing is.
+func HostName(s string) string {
+	if len(s) > 253 {
+		return "it is longer than 253 characters"
+	}
+	for l := range strings.SplitSeq(s, ".") {
+		if !label.MatchString(l) {
+			return fmt.Sprintf("the part %q is not allowed", l)
+		}
+	}
+	if host, _, _ := strings.Cut(s, "."); strings.Trim(host, "0123456789") == "" {
+		return "a host name of digits only is read as a number"
+	}
+	return ""
 }
 
 func (c *checker) password() {
@@ -178,7 +214,7 @@ func (c *checker) password() {
 	case !hasPlain && !hasHash:
 		c.missing(plain, "add root-password = \"…\" (8 characters or more) or root-password-hashed = \"…\" (made by mkpasswd)")
 	}
-	if pw := g.RootPassword.Reveal(); pw != "" || hasPlain && !c.wrongType(plain) {
+	if pw := g.RootPassword.Reveal(); hasPlain && !c.a.bad[plain] {
 		switch {
 		case utf8.RuneCountInString(pw) < MinPassword:
 			c.stop(plain, "answer-weak-password", "use 8 characters or more", "root-password has fewer than %d characters", MinPassword)
@@ -186,7 +222,7 @@ func (c *checker) password() {
 			c.stop(plain, "answer-wrong-value", "write the password on one line", "root-password holds a line break")
 		}
 	}
-	if h := g.RootPasswordHashed.Reveal(); h != "" && !hashed.MatchString(h) {
+	if h := g.RootPasswordHashed.Reveal(); hasHash && !c.a.bad[hash] && !hashed.MatchString(h) {
 		c.stop(hash, "answer-wrong-value", "make one with: mkpasswd -m yescrypt", "root-password-hashed is not a crypt(5) hash of yescrypt, SHA-512, SHA-256 or bcrypt")
 	}
 }
@@ -215,121 +251,6 @@ func sshKey(s string) string {
 	return ""
 }
 
-func (c *checker) network() {
-	n := c.a.Network
-	c.oneOf("network.source", n.Source, []string{FromDHCP, FromAnswer}, false, "a source of network settings")
-	keys := []struct {
-		key  string
-		has  bool
-		hint string
-	}{
-		{"network.cidr", n.CIDR != "", "add cidr = \"192.0.2.10/24\""},
-		{"network.gateway", n.Gateway != "", "add gateway = \"192.0.2.1\""},
-		{"network.dns", len(n.DNS) > 0, "add dns = \"192.0.2.1\""},
-	}
-	static := n.Source == FromAnswer
-	for _, k := range keys {
-		switch {
-		case static && !k.has:
-			c.missing(k.key, k.hint)
-		case !static && c.given(k.key, k.has):
-			c.stop(k.key, "answer-conflict", "remove it or set source = \"from-answer\"", "%s has no meaning with source = \"from-dhcp\"", k.key)
-		}
-	}
-	switch {
-	case static && len(n.Filter) == 0 && !c.a.partial && c.a.name != "":
-		c.stop("network.source", "answer-missing-key", "add filter.ID_NET_NAME_MAC = \"enx001122334455\" or another udev property", "network.filter is missing: it says which NIC gets the address")
-	case !static && len(n.Filter) > 0:
-		for _, k := range slices.Sorted(maps.Keys(n.Filter)) {
-			c.stop("network.filter."+k, "answer-conflict", "remove it or set source = \"from-answer\"", "network.filter has no meaning with source = \"from-dhcp\"")
-		}
-	}
-	c.filter("network.filter", n.Filter)
-	c.addresses()
-	if n.Pinning || len(n.Mapping) > 0 {
-		key := "network.interface-name-pinning.enabled"
-		for _, k := range slices.Sorted(maps.Keys(n.Mapping)) {
-			key = "network.interface-name-pinning.mapping." + k
-		}
-		c.stop(key, "answer-unsupported", "remove it: the bridge finds its NIC by hardware address, whatever the kernel names it",
-			"pinning of interface names is not part of this version")
-	}
-}
-
-func (c *checker) addresses() {
-	n := c.a.Network
-	var prefix netip.Prefix
-	if n.CIDR != "" {
-		p, err := netip.ParsePrefix(n.CIDR)
-		switch {
-		case err != nil:
-			c.stop("network.cidr", "answer-wrong-value", "write address and prefix length, like 192.0.2.10/24 or 2001:db8::10/64", "cidr = %q is not an address with prefix length", n.CIDR)
-		case !usable(p.Addr()) || p.Bits() < 2 || p.Addr() == p.Masked().Addr() && p.Bits() < p.Addr().BitLen()-1:
-			c.stop("network.cidr", "answer-wrong-value", "write the address of this node, like 192.0.2.10/24", "cidr = %q is a network or a special address, not the address of a node", n.CIDR)
-		default:
-			prefix = p
-		}
-	}
-	check := func(key, v string) (netip.Addr, bool) {
-		a, err := netip.ParseAddr(v)
-		if err != nil || !usable(a) && !a.IsLinkLocalUnicast() || a.Zone() != "" {
-			c.stop(key, "answer-wrong-value", "write one IP address, like 192.0.2.1", "%s = %q is not the address of a machine", key, v)
-			return a, false
-		}
-		return a, true
-	}
-	for _, d := range n.DNS {
-		check("network.dns", d)
-	}
-	if n.Gateway == "" {
-		return
-	}
-	g, ok := check("network.gateway", n.Gateway)
-	switch {
-	case !ok || !prefix.IsValid():
-	case g == prefix.Addr():
-		c.stop("network.gateway", "answer-conflict", "write the router's address", "gateway and cidr are the same address %s", g)
-	case !prefix.Contains(g) && !g.IsLinkLocalUnicast():
-		c.stop("network.gateway", "answer-conflict", "check both values; a router is reached only inside the node's own network", "gateway %s is outside the network %s", g, prefix.Masked())
-	}
-}
-
-func usable(a netip.Addr) bool {
-	return a.IsGlobalUnicast() && !a.IsLoopback() && !a.IsMulticast() && a.Zone() == ""
-}
-
-func (c *checker) disk() {
-	d := c.a.Disk
-	c.oneOf("disk-setup.filesystem", d.Filesystem, []string{"ext4", "xfs", "zfs", "btrfs"}, true, "a file system: \"ext4\"")
-	if slices.Contains([]string{"xfs", "zfs", "btrfs"}, d.Filesystem) {
-		c.stop("disk-setup.filesystem", "answer-unsupported", "set filesystem = \"ext4\"", "filesystem = %q is not part of this version", d.Filesystem)
-	}
-	hasList, hasFilter := c.given("disk-setup.disk-list", len(d.List) > 0), len(d.Filter) > 0
-	switch {
-	case hasList && hasFilter:
-		c.stop("disk-setup.disk-list", "answer-conflict", "keep one of the two", "disk-list and filter are both given")
-	case !hasList && !hasFilter:
-		c.missing("disk-setup.disk-list", "add disk-list = [\"sda\"] or filter.ID_SERIAL = \"…\"")
-	case hasList && len(d.List) != 1 && !c.wrongType("disk-setup.disk-list"), len(d.List) > 1:
-		c.stop("disk-setup.disk-list", "answer-wrong-value", "name one disk, like disk-list = [\"sda\"]", "disk-list names %d disks; ext4 takes exactly one", len(d.List))
-	}
-	for _, n := range d.List {
-		if !kernelName.MatchString(strings.TrimPrefix(n, "/dev/")) {
-			c.stop("disk-setup.disk-list", "answer-wrong-value", "use the kernel's name, like \"sda\" or \"nvme0n1\", or a filter such as filter.ID_SERIAL", "%q is not the name of a disk", n)
-		}
-	}
-	c.filter("disk-setup.filter", d.Filter)
-	c.oneOf("disk-setup.filter-match", d.FilterMatch, []string{"any", "all"}, false, "a way to combine filters")
-	for _, s := range []struct {
-		key string
-		v   *int64
-	}{{"hdsize", d.HDSize}, {"swapsize", d.SwapSize}, {"maxroot", d.MaxRoot}, {"maxvz", d.MaxVZ}, {"minfree", d.MinFree}} {
-		if s.v != nil && (*s.v < 0 || *s.v > maxGiB*gib || *s.v == 0 && (s.key == "hdsize" || s.key == "maxroot")) {
-			c.stop("disk-setup.lvm."+s.key, "answer-wrong-value", "write the size in GiB, like "+s.key+" = 32", "lvm.%s is not a size", s.key)
-		}
-	}
-}
-
 func (c *checker) filter(prefix string, m map[string]string) {
 	for _, k := range slices.Sorted(maps.Keys(m)) {
 		key := prefix + "." + k
@@ -337,24 +258,7 @@ func (c *checker) filter(prefix string, m map[string]string) {
 			c.stop(key, "answer-wrong-value", "udev properties look like ID_SERIAL or ID_NET_NAME_MAC; `joist-install check` shows them", "%q is not a udev property", k)
 		}
 		if _, err := path.Match(glob(m[k]), ""); err != nil || m[k] == "" {
-			c.stop(key, "answer-wrong-value", "use ? for one character, * for any, [a-z] for a set, [!a] for all but a", "%s = %q is not a pattern", key, m[k])
-		}
-	}
-}
-
-func (c *checker) joist() {
-	for _, w := range c.a.Waive {
-		if !code.MatchString(w) {
-			c.stop("joist.waive.codes", "answer-wrong-value", "use codes as findings print them, like \"cpu-virtualisation\"", "%q is not the code of a finding", w)
-		}
-	}
-	if id := c.a.Install.Installation; c.given("joist.install.installation", id != "") && !hexID.MatchString(id) && (id != "" || !c.wrongType("joist.install.installation")) {
-		c.stop("joist.install.installation", "answer-wrong-value", "write the 16 hex digits that the installer printed", "installation = %q is not an installation id", id)
-	}
-	if m := c.a.Install.AptMirror; m != "" {
-		u, err := url.Parse(m)
-		if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.User != nil || strings.ContainsAny(m, " \t\r\n") {
-			c.stop("joist.install.apt-mirror", "answer-wrong-value", "write the base URL of a Debian mirror, like \"http://mirror.example.org/debian\"", "apt-mirror = %q is no http or https address", m)
+			c.stop(key, "answer-wrong-value", "use ? for one character, * for any, [a-z] for a set, [!a] for all but a", "%s = %q is not a pattern", printable(key), m[k])
 		}
 	}
 }

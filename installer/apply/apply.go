@@ -1,8 +1,9 @@
 // Package apply carries out a plan. It is the only writer of an installation:
 // every step is named, can be repeated from the start after a failure, and
-// touches the chosen disk and nothing else. Boot sector, boot partition and
+// touches the chosen disks and nothing else. Boot sector, boot partition and
 // firmware entry come last, so that an installation that was interrupted does
-// not start.
+// not start, and a mark in the partition table says from the first write to the
+// last that it is not finished.
 package apply
 
 import (
@@ -11,12 +12,12 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"joist/api/node"
 	"joist/installer/plan"
+	"joist/internal/finding"
 	"joist/internal/host"
 	"joist/internal/progress"
 )
@@ -49,10 +50,14 @@ type applier struct {
 	h       *host.Host
 	p       plan.Plan
 	sink    progress.Sink
-	disk    *os.File
-	journal Journal
+	drives  []*drive
+	array   bool         // the mirror runs
+	checked func() error // waits until kernel and initrd are compared with the manifest
 	vgUUID  string
 	mounted []string
+
+	mu      sync.Mutex // steps run beside each other
+	journal Journal
 }
 
 // Apply carries out p. The medium must be mounted at probe.MediumDir. When it
@@ -61,23 +66,34 @@ func Apply(ctx context.Context, h *host.Host, p plan.Plan, s progress.Sink) erro
 	if p.Result != plan.Install || len(p.Actions) == 0 {
 		return fmt.Errorf("apply plan: its result is %q, not an installation", p.Result)
 	}
-	a := &applier{h: h, p: p, sink: s, journal: Journal{InstallationID: p.InstallationID, Disk: p.Disk.Name}}
-	for _, d := range []string{node.RunDir, targetDir} {
+	if fs := Check(p); fs.Stops() {
+		return fmt.Errorf("apply plan: %w", fs.Err())
+	}
+	a := &applier{h: h, p: p, journal: Journal{InstallationID: p.InstallationID, Disk: p.Disk.Name}}
+	a.sink = func(e progress.Event) { // one at a time: steps run beside each other
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		s(e)
+	}
+	for _, d := range []string{node.RunDir, targetDir, lvmDir} {
 		if err := os.MkdirAll(h.Path(d), 0o755); err != nil {
 			return fmt.Errorf("prepare %s: %w", d, err)
 		}
 	}
+	if err := os.WriteFile(h.Path(lvmDir, "lvm.conf"), []byte(lvmConf(p)), 0o644); err != nil {
+		return fmt.Errorf("prepare LVM: %w", err)
+	}
 	if err := a.open(); err != nil {
 		return err
 	}
-	defer a.disk.Close()
-	for _, act := range p.Actions {
-		if err := ctx.Err(); err != nil {
-			return errors.Join(fmt.Errorf("install: %w", err), a.cleanUp())
+	a.checkBootFiles()
+	for _, s := range stages(p.Actions) {
+		if err := a.stage(ctx, s); err != nil {
+			return errors.Join(err, a.cleanUp(), a.close())
 		}
-		if err := a.step(ctx, act); err != nil {
-			return errors.Join(err, a.cleanUp())
-		}
+	}
+	if err := a.close(); err != nil {
+		return fmt.Errorf("close disk: %w", err)
 	}
 	next := "reboot"
 	if p.Answer.Global.RebootMode == "power-off" {
@@ -86,49 +102,43 @@ func Apply(ctx context.Context, h *host.Host, p plan.Plan, s progress.Sink) erro
 	return node.WriteFile(h.Path(NextFile), 0o644, []byte(next+"\n"))
 }
 
-// open opens the disk for the time of the installation, with the lock that
-// keeps udevd from touching it meanwhile (systemd's "Locking Block Device
-// Access").
-func (a *applier) open() error {
-	name := a.h.Path("/dev", a.p.Disk.Name)
-	var err error
-	if a.disk, err = os.OpenFile(name, os.O_RDWR, 0); err != nil {
-		return fmt.Errorf("open disk: %w", err)
-	}
-	size, err := a.disk.Seek(0, 2)
-	if err == nil && size < a.p.Layout.Size {
-		err = fmt.Errorf("it has %d bytes, the plan was made for %d", size, a.p.Layout.Size)
-	}
-	if err == nil {
-		err = unix.Flock(int(a.disk.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-	}
-	if err != nil {
-		a.disk.Close()
-		return fmt.Errorf("lock disk %s: %w", a.p.Disk.Name, err)
-	}
-	return nil
-}
-
 // step runs one action with its entries in journal and progress.
 func (a *applier) step(ctx context.Context, act plan.Action) error {
-	a.journal.Steps = append(a.journal.Steps, Step{Name: act.Step(), State: progress.Started, Begun: a.h.Now().UTC()})
-	s := &a.journal.Steps[len(a.journal.Steps)-1]
-	if err := a.writeJournal(); err != nil {
+	n, err := a.begun(act.Step())
+	if err != nil {
 		return err
 	}
 	a.h.Log.Info("install step", "step", act.Step())
-	err := a.sink.Do(act.Step(), func(advance func(n, of int64)) error { return a.do(ctx, act, advance) })
-	s.Ended, s.State = a.h.Now().UTC(), progress.Finished
+	err = a.sink.Do(act.Step(), func(advance func(n, of int64)) error { return a.how(act)(ctx, advance) })
 	if err != nil {
-		s.State, s.Error = progress.Failed, err.Error()
 		a.h.Log.Error("install step failed", "step", act.Step(), "error", err)
 	}
-	if _, optional := act.(plan.BootEntry); optional && err != nil {
+	jerr := a.ended(n, err)
+	if _, optional := act.(plan.BootEntry); optional {
 		// Some firmware refuses to store variables. The disk still starts by
 		// the path that firmware falls back to, /EFI/BOOT/BOOTX64.EFI.
 		err = nil
 	}
-	return errors.Join(err, a.writeJournal())
+	return errors.Join(err, jerr)
+}
+
+// begun enters a step in the journal and returns its place there.
+func (a *applier) begun(step string) (int, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.journal.Steps = append(a.journal.Steps, Step{Name: step, State: progress.Started, Begun: a.h.Now().UTC()})
+	return len(a.journal.Steps) - 1, a.writeJournal()
+}
+
+func (a *applier) ended(n int, err error) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	s := &a.journal.Steps[n]
+	s.Ended, s.State = a.h.Now().UTC(), progress.Finished
+	if err != nil {
+		s.State, s.Error = progress.Failed, err.Error()
+	}
+	return a.writeJournal()
 }
 
 func (a *applier) writeJournal() error {
@@ -138,46 +148,81 @@ func (a *applier) writeJournal() error {
 	return nil
 }
 
-// do is the one place that knows which function carries out which action.
-func (a *applier) do(ctx context.Context, act plan.Action, advance func(n, of int64)) error {
+// work carries out one action; advance tells how far it is.
+type work func(ctx context.Context, advance func(n, of int64)) error
+
+// how is the one place that knows what carries out which action, nil for those
+// that nothing does.
+func (a *applier) how(act plan.Action) work {
 	switch act := act.(type) {
 	case plan.Release:
-		return a.release(ctx)
+		return func(ctx context.Context, _ func(n, of int64)) error { return a.release(ctx) }
+	case plan.Mark:
+		return a.on(act.Device, func(_ context.Context, d *drive) error { return a.mark(d, act) })
 	case plan.Wipe:
-		return a.wipe(act)
+		return a.on(act.Device, func(_ context.Context, d *drive) error { return a.wipe(d, act) })
 	case plan.Partition:
-		return a.partition(ctx, act)
+		return a.on(act.Device, func(ctx context.Context, d *drive) error { return a.partition(ctx, d, act) })
 	case plan.CreateLVM:
-		return a.createLVM(ctx, act, advance)
+		return func(ctx context.Context, advance func(n, of int64)) error { return a.createLVM(ctx, act, advance) }
 	case plan.Mkfs:
-		return a.mkfs(ctx, act)
+		return func(ctx context.Context, _ func(n, of int64)) error { return a.mkfs(ctx, act) }
 	case plan.Seed:
-		return a.seed(act)
+		return func(ctx context.Context, _ func(n, of int64)) error { return a.seed(act) }
 	case plan.WriteSlot:
-		return a.writeSlot(ctx, act, advance)
+		return func(ctx context.Context, advance func(n, of int64)) error { return a.writeSlot(ctx, act, advance) }
 	case plan.FormatESP:
-		return a.formatESP(act)
+		return a.on(act.Device, func(_ context.Context, d *drive) error { return a.formatESP(d, act) })
 	case plan.InstallBIOSBoot:
-		return a.biosBoot(act)
+		return a.on(act.Device, func(_ context.Context, d *drive) error { return a.biosBoot(d, act) })
 	case plan.BootEntry:
-		return a.bootEntry(act)
+		return a.on(act.Device, func(_ context.Context, d *drive) error { return a.bootEntry(d, act) })
 	case plan.Finish:
-		return a.finish(ctx)
+		return func(ctx context.Context, _ func(n, of int64)) error { return a.finish(ctx) }
+	case plan.Unmark:
+		return a.on(act.Device, func(_ context.Context, d *drive) error { return a.unmark(d, act) })
 	default:
-		return fmt.Errorf("carry out %T: unknown action", act)
+		return a.howStorage(act)
 	}
+}
+
+// on is work on one disk.
+func (a *applier) on(device string, f func(ctx context.Context, d *drive) error) work {
+	return func(ctx context.Context, _ func(n, of int64)) error {
+		d, err := a.drive(device)
+		if err != nil {
+			return err
+		}
+		return f(ctx, d)
+	}
+}
+
+// Check says which of the plan's actions nothing here can carry out. Apply
+// asks it before the first step: a disk is not erased for an installation that
+// cannot come to its end.
+func Check(p plan.Plan) finding.List {
+	var fs finding.List
+	a := &applier{}
+	for _, act := range p.Actions {
+		if a.how(act) == nil {
+			fs.Add(plan.NotPossible(act))
+		}
+	}
+	return fs
 }
 
 // release undoes what an earlier try in the same boot left behind.
 func (a *applier) release(ctx context.Context) error {
-	for _, v := range a.p.Volumes {
+	for _, v := range []string{"local", "state"} {
 		// an error only says that nothing is mounted there
-		_ = a.h.Sys.Unmount(a.target(v.Name))
+		_ = a.h.Sys.Unmount(a.target(v))
 	}
-	if _, err := a.lvm(ctx, "vgchange", "-an", plan.VGName); err != nil {
-		a.h.Log.Info("no volume group to deactivate", "answer", err.Error())
+	if a.active() {
+		if _, err := a.lvm(ctx, "vgchange", "-an", plan.VGName); err != nil {
+			a.h.Log.Info("no volume group to deactivate", "answer", err.Error())
+		}
 	}
-	return nil
+	return a.releaseArray(ctx)
 }
 
 func (a *applier) target(volume string) string { return filepath.Join(targetDir, volume) }
@@ -190,6 +235,9 @@ func (a *applier) cleanUp() error {
 	if a.vgUUID != "" {
 		_, lvmErr := a.lvm(ctx, "vgchange", "-an", plan.VGName)
 		err = errors.Join(err, lvmErr)
+	}
+	if a.array {
+		err = errors.Join(err, a.stopArray(ctx, plan.StopArray{File: plan.ArrayFile}))
 	}
 	return err
 }
@@ -205,7 +253,7 @@ func (a *applier) unmountAll() error {
 	return errors.Join(errs...)
 }
 
-// finish lets go of everything and waits until the disk has it.
+// finish lets go of everything and waits until the disks have it.
 func (a *applier) finish(ctx context.Context) error {
 	if err := a.unmountAll(); err != nil {
 		return err
@@ -213,8 +261,9 @@ func (a *applier) finish(ctx context.Context) error {
 	if _, err := a.lvm(ctx, "vgchange", "-an", plan.VGName); err != nil {
 		return fmt.Errorf("deactivate volume group %q: %w", plan.VGName, err)
 	}
-	if err := a.disk.Sync(); err != nil {
-		return fmt.Errorf("sync disk: %w", err)
+	var errs []error
+	for _, d := range a.drives {
+		errs = append(errs, d.flush())
 	}
-	return nil
+	return errors.Join(errs...)
 }

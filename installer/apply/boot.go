@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"sync"
 
 	"joist/image/boot"
 	"joist/image/disk"
@@ -12,22 +13,35 @@ import (
 	"joist/rootfs/tree"
 )
 
-// source opens what goes onto the boot partition; kernel and initrd are
-// compared with the manifest first.
-func (a *applier) source(name string) (tree.Source, error) {
-	path := a.buildFile("boot", name)
-	if name == boot.FileKernel || name == boot.FileInitrd {
-		path = a.medium("boot", name)
-		if err := verify(path, a.p.Image.Files[name]); err != nil {
-			return nil, err
+// checkBootFiles begins to compare kernel and initrd with the manifest, beside
+// the steps that come before they are needed; they stay in the page cache until
+// then.
+func (a *applier) checkBootFiles() {
+	a.checked = sync.OnceValue(func() error {
+		for _, name := range []string{boot.FileKernel, boot.FileInitrd} {
+			if err := verify(a.medium("boot", name), a.p.Image.Files[name]); err != nil {
+				return err
+			}
 		}
+		return nil
+	})
+	go a.checked()
+}
+
+// source opens what goes onto the boot partition.
+func (a *applier) source(name string) (tree.Source, error) {
+	if name == boot.FileKernel || name == boot.FileInitrd {
+		return tree.FromFile(a.medium("boot", name))
 	}
-	return tree.FromFile(path)
+	return tree.FromFile(a.buildFile("boot", name))
 }
 
 // formatESP writes the boot partition in one go, without mounting anything.
-func (a *applier) formatESP(act plan.FormatESP) error {
-	fat, err := a.p.ESP(a.vgUUID, a.source)
+func (a *applier) formatESP(d *drive, act plan.FormatESP) error {
+	if err := a.checked(); err != nil {
+		return err
+	}
+	fat, err := a.p.MemberESP(d.n, a.vgUUID, a.source)
 	if err != nil {
 		return err
 	}
@@ -35,18 +49,15 @@ func (a *applier) formatESP(act plan.FormatESP) error {
 	if err != nil {
 		return err
 	}
-	if err := v.Write(a.at(act.Partition)); err != nil {
+	if err := v.Write(d.at(act.Partition)); err != nil {
 		return err
 	}
-	if err := a.disk.Sync(); err != nil {
-		return fmt.Errorf("sync disk: %w", err)
-	}
-	return nil
+	return d.flush()
 }
 
 // biosBoot writes the core image into its partition, then the boot sector that
 // points to it.
-func (a *applier) biosBoot(act plan.InstallBIOSBoot) error {
+func (a *applier) biosBoot(d *drive, act plan.InstallBIOSBoot) error {
 	img, err := os.ReadFile(a.buildFile("boot", plan.LoaderBoot))
 	if err != nil {
 		return err
@@ -55,27 +66,27 @@ func (a *applier) biosBoot(act plan.InstallBIOSBoot) error {
 	if err != nil {
 		return err
 	}
-	lba := act.Partition.Start / int64(a.p.Layout.SectorSize)
+	lba := act.Partition.Start / int64(d.Layout.SectorSize)
 	core, err = boot.Core(core, lba, act.Partition.Size)
 	if err != nil {
 		return err
 	}
 	zero := make([]byte, 512)
-	if _, err := a.disk.ReadAt(zero, 0); err != nil && !errors.Is(err, io.EOF) {
+	if _, err := d.ReadAt(zero, 0); err != nil && !errors.Is(err, io.EOF) {
 		return fmt.Errorf("read boot sector: %w", err)
 	}
 	mbr, err := boot.MBR(img, zero, lba)
 	if err != nil {
 		return err
 	}
-	if _, err := a.at(act.Partition).WriteAt(core, 0); err != nil {
+	if _, err := d.at(act.Partition).WriteAt(core, 0); err != nil {
 		return fmt.Errorf("write core image: %w", err)
 	}
-	if err := a.disk.Sync(); err != nil {
-		return fmt.Errorf("sync disk: %w", err)
+	if err := d.flush(); err != nil {
+		return err
 	}
-	if _, err := a.disk.WriteAt(mbr, 0); err != nil {
+	if _, err := d.WriteAt(mbr, 0); err != nil {
 		return fmt.Errorf("write boot sector: %w", err)
 	}
-	return a.disk.Sync()
+	return d.flush()
 }

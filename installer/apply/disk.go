@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -23,54 +22,81 @@ import (
 // block device exclusively while it or a partition is mounted or part of
 // something (open(2), O_EXCL). It is not kept so: LVM could not open the
 // partitions then.
-func (a *applier) unused() error {
-	f, err := os.OpenFile(a.h.Path("/dev", a.p.Disk.Name), os.O_RDWR|unix.O_EXCL, 0)
+func (a *applier) unused(d *drive) error {
+	f, err := os.OpenFile(a.h.Path(d.Device()), os.O_RDWR|unix.O_EXCL, 0)
 	if err != nil {
 		return fmt.Errorf("open the disk for ourselves: %w", err)
 	}
 	return f.Close()
 }
 
-// wipe zeroes the ranges of old signatures.
-func (a *applier) wipe(w plan.Wipe) error {
-	if err := a.unused(); err != nil {
+// mark is the first write. The kernel keeps the old partitions until those of
+// the new table are free of what was there.
+func (a *applier) mark(d *drive, act plan.Mark) error {
+	if err := a.unused(d); err != nil {
 		return err
 	}
-	zero := make([]byte, 1<<20)
-	for _, r := range w.Ranges {
-		for off := r.Start; off < r.Start+r.Bytes; off += int64(len(zero)) {
-			n := min(int64(len(zero)), r.Start+r.Bytes-off)
-			if _, err := a.disk.WriteAt(zero[:n], off); err != nil {
+	if err := disk.WriteTable(d, act.Layout); err != nil {
+		return err
+	}
+	return d.flush()
+}
+
+// unmark is the last write.
+func (a *applier) unmark(d *drive, act plan.Unmark) error {
+	if err := disk.UpdateTable(d, act.Layout); err != nil {
+		return err
+	}
+	return d.flush()
+}
+
+// wipe zeroes the ranges of old signatures.
+func (a *applier) wipe(d *drive, w plan.Wipe) error {
+	if err := a.unused(d); err != nil {
+		return err
+	}
+	if err := clearRanges(d, w.Ranges); err != nil {
+		return err
+	}
+	return d.flush()
+}
+
+func clearRanges(w io.WriterAt, ranges []plan.Range) error {
+	b := make([]byte, 1<<20)
+	for _, r := range ranges {
+		for off := r.Start; off < r.Start+r.Bytes; off += int64(len(b)) {
+			n := min(int64(len(b)), r.Start+r.Bytes-off)
+			if _, err := w.WriteAt(b[:n], off); err != nil {
 				return fmt.Errorf("write zeros at %d: %w", off, err)
 			}
 		}
 	}
-	return a.disk.Sync()
+	return nil
 }
 
 // partition writes the table and waits for the kernel's partitions. The read
 // is repeated while something (a probe of the old content) holds one of them.
-func (a *applier) partition(ctx context.Context, act plan.Partition) error {
-	if err := disk.WriteTable(a.disk, act.Layout); err != nil {
+func (a *applier) partition(ctx context.Context, d *drive, act plan.Partition) error {
+	if err := disk.WriteTable(d, act.Layout); err != nil {
 		return err
 	}
-	if err := a.disk.Sync(); err != nil {
-		return fmt.Errorf("sync disk: %w", err)
+	if err := d.flush(); err != nil {
+		return err
 	}
-	st, err := a.disk.Stat()
+	st, err := d.Stat()
 	if err != nil {
 		return err
 	}
 	if st.Mode()&os.ModeDevice != 0 {
 		if err := retry(ctx, 10*time.Second, func() error {
-			_, err := unix.IoctlRetInt(int(a.disk.Fd()), unix.BLKRRPART)
+			_, err := unix.IoctlRetInt(int(d.Fd()), unix.BLKRRPART)
 			return err
 		}); err != nil {
 			return fmt.Errorf("have the kernel read the partitions: %w", err)
 		}
 	}
 	for _, x := range act.Layout.Partitions {
-		name := "/dev/" + probe.PartitionName(a.p.Disk.Name, x.Number)
+		name := "/dev/" + probe.PartitionName(d.Disk.Name, x.Number)
 		if err := retry(ctx, 10*time.Second, func() error { _, err := os.Stat(a.h.Path(name)); return err }); err != nil {
 			return fmt.Errorf("wait for %s: %w", name, err)
 		}
@@ -82,7 +108,7 @@ func (a *applier) partition(ctx context.Context, act plan.Partition) error {
 func retry(ctx context.Context, limit time.Duration, f func() error) error {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	for {
+	for pause := 2 * time.Millisecond; ; pause = min(2*pause, 100*time.Millisecond) {
 		err := f()
 		if err == nil {
 			return nil
@@ -90,29 +116,9 @@ func retry(ctx context.Context, limit time.Duration, f func() error) error {
 		select {
 		case <-ctx.Done():
 			return err
-		case <-time.After(100 * time.Millisecond):
+		case <-time.After(pause):
 		}
 	}
-}
-
-// at writes to the disk from a partition's start, and not past its end: slot
-// and boot partition need no device of their own.
-func (a *applier) at(p disk.Partition) *section {
-	return &section{w: a.disk, base: p.Start, size: p.Size}
-}
-
-type section struct {
-	w          io.WriterAt
-	base, size int64
-}
-
-var errPastEnd = errors.New("write past the end of the partition")
-
-func (s *section) WriteAt(b []byte, off int64) (int, error) {
-	if off < 0 || off > s.size || int64(len(b)) > s.size-off {
-		return 0, errPastEnd
-	}
-	return s.w.WriteAt(b, s.base+off)
 }
 
 // medium is a file on what the machine was booted from.
@@ -127,18 +133,22 @@ func (a *applier) buildFile(elem ...string) string {
 
 const (
 	bufferSize  = 4 << 20
-	bufferCount = 3
+	bufferCount = 4 // one at each place of the chain, one between
 )
 
-// writeSlot copies the system image. Reading and hashing run beside writing;
-// the slow one of medium and disk decides, not their sum.
+// writeSlot copies the system image. Reading, hashing and writing run beside
+// each other; the slowest decides, not their sum.
 func (a *applier) writeSlot(ctx context.Context, act plan.WriteSlot, advance func(n, of int64)) error {
+	d, err := a.drive(act.Device)
+	if err != nil {
+		return err
+	}
 	f, err := os.Open(a.buildFile(boot.FileSystem))
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	sum, n, err := pump(ctx, f, a.at(act.Partition), func(n int64) { advance(n, act.Bytes) })
+	sum, n, err := pump(ctx, f, d.at(act.Partition), func(n int64) { advance(n, act.Bytes) })
 	if err != nil {
 		return err
 	}
@@ -146,53 +156,38 @@ func (a *applier) writeSlot(ctx context.Context, act plan.WriteSlot, advance fun
 		return fmt.Errorf("the medium is damaged: %s has %d bytes with SHA-256 %s, its manifest says %d and %s",
 			filepath.Base(f.Name()), n, sum, act.Bytes, act.SHA256)
 	}
-	if err := a.disk.Sync(); err != nil {
-		return fmt.Errorf("sync disk: %w", err)
-	}
-	return nil
+	return d.flush()
 }
 
-// pump copies r to w from offset 0 and returns what it hashed.
+// pump copies r to w from offset 0 and returns what it hashed. Buffers go from
+// the reader to the hash to the writer and back; the channels have a place for
+// each, so that only the reader ever waits for one.
 func pump(ctx context.Context, r io.Reader, w io.WriterAt, advance func(int64)) (string, int64, error) {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	free, full := make(chan []byte, bufferCount), make(chan []byte, bufferCount)
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	free, read, hashed := make(chan []byte, bufferCount), make(chan []byte, bufferCount), make(chan []byte, bufferCount)
 	for range bufferCount {
 		free <- make([]byte, bufferSize)
 	}
-	h := sha256.New()
 	readErr := make(chan error, 1)
 	go func() {
-		defer close(full)
-		for {
-			var b []byte
-			select {
-			case b = <-free:
-			case <-ctx.Done():
-				readErr <- ctx.Err()
-				return
-			}
-			n, err := io.ReadFull(r, b[:bufferSize])
-			h.Write(b[:n])
-			if n > 0 {
-				full <- b[:n] // never blocks: as many places as buffers
-			}
-			if err == io.EOF || err == io.ErrUnexpectedEOF {
-				readErr <- nil
-				return
-			}
-			if err != nil {
-				readErr <- err
-				return
-			}
+		defer close(read)
+		readErr <- fill(ctx, r, free, read)
+	}()
+	h := sha256.New()
+	go func() {
+		defer close(hashed)
+		for b := range read {
+			h.Write(b)
+			hashed <- b
 		}
 	}()
 	var off int64
 	var writeErr error
-	for b := range full {
+	for b := range hashed {
 		if writeErr == nil {
 			if _, writeErr = w.WriteAt(b, off); writeErr != nil {
-				cancel()
+				cancel(writeErr)
 			}
 		}
 		off += int64(len(b))
@@ -204,6 +199,31 @@ func pump(ctx context.Context, r io.Reader, w io.WriterAt, advance func(int64)) 
 		err = writeErr
 	}
 	return hex.EncodeToString(h.Sum(nil)), off, err
+}
+
+// fill reads into free buffers to the end of r.
+func fill(ctx context.Context, r io.Reader, free <-chan []byte, read chan<- []byte) error {
+	for {
+		var b []byte
+		select {
+		case b = <-free:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+		if ctx.Err() != nil { // both were ready
+			return context.Cause(ctx)
+		}
+		n, err := io.ReadFull(r, b)
+		if n > 0 {
+			read <- b[:n]
+		}
+		if err == io.EOF || err == io.ErrUnexpectedEOF {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+	}
 }
 
 // verify compares a file with its manifest entry.

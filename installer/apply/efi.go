@@ -28,9 +28,18 @@ const (
 
 var bootVariable = regexp.MustCompile(`^Boot([0-9A-F]{4})-` + globalGUID + `$`)
 
-// bootEntry writes the entry "Joist" and puts it first. An older entry of that
-// name is replaced, so that installing again does not fill the firmware's store.
-func (a *applier) bootEntry(act plan.BootEntry) error {
+// entryOf is the entry's name for the n-th disk.
+func entryOf(n int) string {
+	if n == 0 {
+		return entryName
+	}
+	return fmt.Sprintf("%s, disk %d", entryName, n+1)
+}
+
+// bootEntry writes the disk's entry and puts it first, behind those of the
+// disks before it. An older entry of that name is replaced, so that installing
+// again does not fill the firmware's store.
+func (a *applier) bootEntry(d *drive, act plan.BootEntry) error {
 	dir := a.h.Path(efiDir)
 	names, err := os.ReadDir(dir)
 	if err == nil && len(names) == 0 {
@@ -41,7 +50,7 @@ func (a *applier) bootEntry(act plan.BootEntry) error {
 	if err != nil {
 		return fmt.Errorf("read firmware variables: %w", err)
 	}
-	option, err := loadOption(act, int64(a.p.Layout.SectorSize))
+	option, err := loadOption(act, entryOf(d.n), int64(d.Layout.SectorSize))
 	if err != nil {
 		return err
 	}
@@ -54,7 +63,7 @@ func (a *applier) bootEntry(act plan.BootEntry) error {
 		n, _ := strconv.ParseUint(m[1], 16, 16)
 		used[int(n)] = true
 		b, err := os.ReadFile(filepath.Join(dir, e.Name()))
-		if err == nil && number < 0 && optionName(b) == entryName {
+		if err == nil && number < 0 && optionName(b) == entryOf(d.n) {
 			number = int(n)
 		}
 	}
@@ -66,15 +75,21 @@ func (a *applier) bootEntry(act plan.BootEntry) error {
 	if err := writeVariable(dir, fmt.Sprintf("Boot%04X", number), option); err != nil {
 		return err
 	}
-	order := []byte{byte(number), byte(number >> 8)}
-	if old, err := os.ReadFile(filepath.Join(dir, "BootOrder-"+globalGUID)); err == nil && len(old) >= 4 {
-		for e := range slices.Chunk(old[4:], 2) {
-			if len(e) == 2 && !bytes.Equal(e, order[:2]) {
-				order = append(order, e...)
-			}
+	// without the variable there is no order yet
+	old, _ := os.ReadFile(filepath.Join(dir, "BootOrder-"+globalGUID))
+	return writeVariable(dir, "BootOrder", bootOrder(old[min(4, len(old)):], number, d.n))
+}
+
+// bootOrder puts an entry at the place at of the list.
+func bootOrder(old []byte, number, at int) []byte {
+	own := []byte{byte(number), byte(number >> 8)}
+	var out []byte
+	for e := range slices.Chunk(old, 2) {
+		if len(e) == 2 && !bytes.Equal(e, own) {
+			out = append(out, e...)
 		}
 	}
-	return writeVariable(dir, "BootOrder", order)
+	return slices.Insert(out, min(2*at, len(out)), own...)
 }
 
 // writeVariable replaces a variable in one write, as efivarfs demands.
@@ -112,7 +127,7 @@ func optionName(b []byte) string {
 }
 
 // loadOption encodes the entry: partition by GUID, file by path.
-func loadOption(act plan.BootEntry, sector int64) ([]byte, error) {
+func loadOption(act plan.BootEntry, name string, sector int64) ([]byte, error) {
 	p := act.Partition
 	id, err := hex.DecodeString(strings.ReplaceAll(p.GUID, "-", ""))
 	if err != nil || len(id) != 16 {
@@ -136,7 +151,7 @@ func loadOption(act plan.BootEntry, sector int64) ([]byte, error) {
 
 	out := le.AppendUint32(nil, optionAlive)
 	out = le.AppendUint16(out, uint16(len(path)))
-	out = append(out, utf16z(entryName)...)
+	out = append(out, utf16z(name)...)
 	return append(out, path...), nil
 }
 

@@ -4,9 +4,11 @@ import (
 	"context"
 	"crypto/rand"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -19,53 +21,135 @@ import (
 	"joist/internal/run"
 )
 
-// lvmConfig confines a command to the partitions of the chosen disk
-// (lvm.conf(5)): no other disk is read, no devices file and no udev database
-// are asked, nodes are made by LVM itself and nothing waits for udev, which
-// need not be running. /etc is not kept, so no backups of metadata go there.
-func lvmConfig(disk string) string {
-	part := "p?[0-9]+"
-	return fmt.Sprintf(`devices{use_devicesfile=0 obtain_device_list_from_udev=0 filter=["a|^/dev/%s%s$|","r|.*|"]} `+
-		`activation{udev_sync=0 udev_rules=0} backup{backup=0 archive=0}`, regexp.QuoteMeta(disk), part)
+// lvmDir holds the configuration of our LVM commands.
+const lvmDir = node.RunDir + "/lvm"
+
+// lvmConf confines LVM to the partitions of the chosen disks and the mirror on
+// them (lvm.conf(5)): no other disk is read, no devices file and no udev
+// database are asked, nodes are made by LVM itself and nothing waits for udev,
+// which need not be running. /etc is not kept, so no backups of metadata go
+// there. Nobody watches the thin pool, and thin_check has nothing to find: it
+// is never written to here.
+func lvmConf(p plan.Plan) string {
+	var accept strings.Builder
+	for _, m := range p.All() {
+		fmt.Fprintf(&accept, "\"a|^/dev/%sp?[0-9]+$|\", ", regexp.QuoteMeta(m.Disk.Name))
+	}
+	if len(p.Further) > 0 {
+		fmt.Fprintf(&accept, "\"a|^%s$|\", ", plan.ArrayFile)
+	}
+	return fmt.Sprintf(`devices {
+	use_devicesfile = 0
+	obtain_device_list_from_udev = 0
+	filter = [ %s"r|.*|" ]
+}
+activation {
+	udev_sync = 0
+	udev_rules = 0
+	monitoring = 0
+}
+global {
+	thin_check_executable = ""
+}
+backup {
+	backup = 0
+	archive = 0
+}
+`, accept.String())
 }
 
+// lvm runs an LVM command or, given the name of a file, those in it.
 func (a *applier) lvm(ctx context.Context, args ...string) ([]byte, error) {
-	args = append([]string{args[0], "--config", lvmConfig(a.p.Disk.Name)}, args[1:]...)
-	return a.h.Run.Run(ctx, run.Cmd{Path: "lvm", Args: args})
+	return a.h.Run.Run(ctx, a.lvmCmd(args...))
+}
+
+func (a *applier) lvmCmd(args ...string) run.Cmd {
+	return run.Cmd{Path: "lvm", Args: args,
+		Env: []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C.UTF-8", "HOME=/root", "LVM_SYSTEM_DIR=" + a.h.Path(lvmDir)}}
+}
+
+// active reports whether device-mapper has a volume of our group; its names
+// begin with the group's.
+func (a *applier) active() bool {
+	files, _ := filepath.Glob(a.h.Path("/sys/block") + "/dm-*/dm/name")
+	return slices.ContainsFunc(files, func(f string) bool {
+		name, _ := os.ReadFile(f)
+		return strings.HasPrefix(string(name), plan.VGName+"-")
+	})
+}
+
+// wordRE is what a word of a script may be: LVM would take quotes, backslashes
+// and "#" for more than themselves.
+var wordRE = regexp.MustCompile(`^[A-Za-z0-9_./+-]+$`)
+
+// script is a file of LVM commands, lvm(8): the first line must name the
+// program, none may be longer than 255 bytes, and the first command that fails
+// is the last. One process reads its configuration and the disk once; a process
+// for each command spends most of its time with that.
+func script(commands [][]string) ([]byte, error) {
+	out := []byte("#!/usr/sbin/lvm\n")
+	for _, words := range commands {
+		line := strings.Join(words, " ") + "\n"
+		if i := slices.IndexFunc(words, func(w string) bool { return !wordRE.MatchString(w) }); i >= 0 {
+			return nil, fmt.Errorf("write LVM's commands: %q cannot be a word of them", words[i])
+		}
+		if len(line) > 255 {
+			return nil, fmt.Errorf("write LVM's commands: the one for %s is too long", words[len(words)-1])
+		}
+		out = append(out, line...)
+	}
+	return out, nil
 }
 
 func bytesArg(n int64) string { return strconv.FormatInt(n, 10) + "b" }
 
 var vgUUID = regexp.MustCompile(`^[A-Za-z0-9]{6}(-[A-Za-z0-9]{4}){5}-[A-Za-z0-9]{6}$`)
 
-func (a *applier) createLVM(ctx context.Context, act plan.CreateLVM, advance func(n, of int64)) error {
-	total := int64(len(act.Volumes) + 2)
-	// 250k of metadata end at 1 MiB, where data then begins (pvcreate(8))
-	if _, err := a.lvm(ctx, "pvcreate", "-ff", "-y", "--metadatasize", "250k", act.Device); err != nil {
-		return fmt.Errorf("create physical volume: %w", err)
+// groupCommands make physical volume, group and volumes, and tell the group's
+// UUID.
+func groupCommands(act plan.CreateLVM) [][]string {
+	out := [][]string{
+		// 250k of metadata end at 1 MiB, where data then begins (pvcreate(8))
+		{"pvcreate", "-ff", "-y", "--metadatasize", "250k", act.Device},
+		{"vgcreate", "-y", act.VG, act.Device},
 	}
-	advance(1, total)
-	if _, err := a.lvm(ctx, "vgcreate", "-y", act.VG, act.Device); err != nil {
-		return fmt.Errorf("create volume group: %w", err)
-	}
-	out, err := a.lvm(ctx, "vgs", "--noheadings", "-o", "vg_uuid", act.VG)
-	if err != nil {
-		return fmt.Errorf("read the volume group's UUID: %w", err)
-	}
-	a.vgUUID = strings.TrimSpace(string(out))
-	if !vgUUID.MatchString(a.vgUUID) {
-		return fmt.Errorf("read the volume group's UUID: lvm answered %q", a.vgUUID)
-	}
-	for i, v := range act.Volumes {
-		advance(int64(i+2), total)
-		args := []string{"lvcreate", "-y", "-W", "y", "-L", bytesArg(v.Bytes), "-n", v.Name, act.VG}
+	for _, v := range act.Volumes {
+		size := []string{"-W", "y", "-L", bytesArg(v.Bytes)}
 		if v.Use == "thin-pool" {
-			args = []string{"lvcreate", "-y", "--type", "thin-pool", "-L", bytesArg(v.Bytes),
-				"--poolmetadatasize", bytesArg(v.Meta), "-n", v.Name, act.VG}
+			size = []string{"--type", "thin-pool", "-L", bytesArg(v.Bytes), "--poolmetadatasize", bytesArg(v.Meta)}
 		}
-		if _, err := a.lvm(ctx, args...); err != nil {
-			return fmt.Errorf("create volume %q: %w", v.Name, err)
+		out = append(out, append(append([]string{"lvcreate", "-y"}, size...), "-n", v.Name, act.VG))
+	}
+	return append(out, []string{"vgs", "--noheadings", "-o", "vg_uuid", act.VG})
+}
+
+func (a *applier) createLVM(ctx context.Context, act plan.CreateLVM, advance func(n, of int64)) error {
+	commands := groupCommands(act)
+	text, err := script(commands)
+	if err != nil {
+		return err
+	}
+	file := a.h.Path(lvmDir, "create")
+	if err := os.WriteFile(file, text, 0o600); err != nil {
+		return fmt.Errorf("write LVM's commands: %w", err)
+	}
+	c := a.lvmCmd(file)
+	var done int64
+	c.Line = func(line string) {
+		line = strings.TrimSpace(line)
+		if strings.HasSuffix(line, "created.") { // each command but the last says so
+			done++
+			advance(done, int64(len(commands)))
 		}
+		if vgUUID.MatchString(line) {
+			a.vgUUID = line
+		}
+	}
+	if _, err := a.h.Run.Run(ctx, c); err != nil {
+		return err
+	}
+	if a.vgUUID == "" {
+		return fmt.Errorf("lvm did not tell the group's UUID")
 	}
 	return nil
 }
@@ -79,40 +163,33 @@ func (a *applier) mkfs(ctx context.Context, act plan.Mkfs) error {
 	return err
 }
 
-func (a *applier) mount(device, volume string) (string, error) {
+func (a *applier) mount(device, volume, fs string) (string, error) {
 	target := a.target(volume)
 	if err := os.MkdirAll(a.h.Path(target), 0o755); err != nil {
 		return "", fmt.Errorf("prepare mount point: %w", err)
 	}
-	if err := a.h.Sys.Mount(host.Mount{Source: device, Target: target, FSType: "ext4", Flags: unix.MS_NOSUID | unix.MS_NODEV}); err != nil {
+	if err := a.h.Sys.Mount(host.Mount{Source: device, Target: target, FSType: fs, Flags: unix.MS_NOSUID | unix.MS_NODEV}); err != nil {
 		return "", fmt.Errorf("mount %s: %w", device, err)
 	}
 	a.mounted = append(a.mounted, target)
 	return a.h.Path(target), nil
 }
 
-// seed writes the node's configuration. The state volume is /var on the node.
+// seed writes the node's configuration and unmounts the volumes, which waits
+// until they have it: boot parts are written only to what is complete. The
+// state volume is /var on the node.
 func (a *applier) seed(act plan.Seed) error {
 	shadow, err := a.shadow()
 	if err != nil {
 		return err
 	}
-	state, err := a.mount(act.State, "state")
+	state, err := a.mount(act.State, "state", a.fsType(act))
 	if err != nil {
 		return err
 	}
-	local, err := a.mount(act.Local, "local")
+	local, err := a.mount(act.Local, "local", a.fsType(act))
 	if err != nil {
 		return err
-	}
-	onState := func(p string) string { return filepath.Join(state, strings.TrimPrefix(p, "/var")) }
-	for _, d := range []struct {
-		path string
-		mode os.FileMode
-	}{{onState("/var/lib"), 0o755}, {onState(node.StateDir), 0o755}, {onState(node.NodeDir), 0o700}, {onState(node.TLSDir), 0o700}} {
-		if err := makeDir(d.path, d.mode); err != nil {
-			return err
-		}
 	}
 	for _, d := range act.Dirs {
 		if err := os.MkdirAll(filepath.Join(local, d), 0o755); err != nil {
@@ -123,12 +200,50 @@ func (a *applier) seed(act plan.Seed) error {
 	if err != nil {
 		return err
 	}
+	if err := writeSeed(state, files, act.Keep); err != nil {
+		return err
+	}
+	return a.unmountAll()
+}
+
+// writeSeed writes the files below the state volume's mount point.
+func writeSeed(state string, files []plan.SeedFile, keep []string) error {
+	onState := func(p string) string { return filepath.Join(state, strings.TrimPrefix(p, "/var")) }
+	dirs := map[string]os.FileMode{node.NodeDir: 0o700, node.TLSDir: 0o700}
 	for _, f := range files {
-		if err := node.WriteFile(onState(f.Path), os.FileMode(f.Mode), f.Data); err != nil {
+		dirs[filepath.Dir(f.Path)] = 0o700
+	}
+	for _, d := range append([]string{"/var/lib", node.StateDir}, slices.Sorted(maps.Keys(dirs))...) {
+		mode, private := dirs[d]
+		if !private {
+			mode = 0o755
+		}
+		if err := makeDir(onState(d), mode); err != nil {
+			return err
+		}
+	}
+	for _, f := range files {
+		if _, err := os.Stat(onState(f.Path)); err == nil && slices.Contains(keep, f.Path) {
+			continue
+		}
+		if err := writeFile(onState(f.Path), os.FileMode(f.Mode), f.Data); err != nil {
 			return fmt.Errorf("write %s: %w", f.Path, err)
 		}
 	}
 	return nil
+}
+
+// writeFile makes a file with exactly that mode, whatever the umask and
+// whatever was there. It does not wait for the disk: the volume is unmounted
+// before anything counts.
+func writeFile(name string, mode os.FileMode, b []byte) error {
+	if err := os.Remove(name); err != nil && !os.IsNotExist(err) {
+		return err
+	}
+	if err := os.WriteFile(name, b, 0o600); err != nil {
+		return err
+	}
+	return os.Chmod(name, mode)
 }
 
 // makeDir makes a folder with exactly that mode, whatever the umask.

@@ -3,8 +3,10 @@ package plan
 import (
 	"fmt"
 
+	"joist/api/node"
 	"joist/image/boot"
 	"joist/image/disk"
+	"joist/installer/answer"
 	"joist/installer/probe"
 )
 
@@ -18,13 +20,21 @@ type Action interface {
 type (
 	// Release lets go of what an earlier try left mounted or active.
 	Release struct{ Device string }
+	// Mark writes the new table with the mark "not finished" before anything
+	// else is: whatever happens from here on, the next start knows that nothing
+	// on the disk counts, or that only what was to be kept does.
+	Mark struct {
+		Device string
+		Layout disk.Layout
+	}
 	// Wipe removes every old signature: the first and last MiB of the disk
-	// and of each new partition.
+	// and of each new partition. It leaves the table.
 	Wipe struct {
 		Device string
 		Ranges []Range
 	}
-	// Partition writes the table and has the kernel read it.
+	// Partition writes the table again and has the kernel read it, now that it
+	// finds nothing old in the partitions.
 	Partition struct {
 		Device string
 		Layout disk.Layout
@@ -42,12 +52,15 @@ type (
 	// Seed writes the node's configuration on the state volume and the folders
 	// of the storage "local".
 	Seed struct {
-		State, Local string // devices
+		State, Local string // devices; with ZFS datasets
+		FSType       string // "" is ext4
 		Files        []File
 		Dirs         []string
+		Keep         []string // of Files: stay as they are where they are there
 	}
 	// WriteSlot copies system.sqfs into a slot.
 	WriteSlot struct {
+		Device    string // a further disk; "" for the plan's first
 		Slot      boot.Slot
 		Partition disk.Partition
 		Bytes     int64
@@ -56,19 +69,29 @@ type (
 	// FormatESP writes the FAT volume with all its files. It comes after
 	// everything that the files point to: until then the disk does not boot.
 	FormatESP struct {
+		Device    string // as above
 		Partition disk.Partition
 		Slot      boot.Slot
 		Files     []File
 	}
 	// InstallBIOSBoot writes GRUB's boot sector and core image.
-	InstallBIOSBoot struct{ Partition disk.Partition }
+	InstallBIOSBoot struct {
+		Device    string // as above
+		Partition disk.Partition
+	}
 	// BootEntry makes the UEFI entry "Joist" and puts it first.
 	BootEntry struct {
+		Device    string // as above
 		Partition disk.Partition
 		Loader    string
 	}
 	// Finish unmounts, deactivates and syncs.
 	Finish struct{ Device, VG string }
+	// Unmark takes the mark away. It is the last that is written to the disk.
+	Unmark struct {
+		Device string
+		Layout disk.Layout
+	}
 )
 
 // Range is a piece of a disk in bytes.
@@ -78,18 +101,29 @@ type Range struct {
 }
 
 func (a Release) Step() string         { return "release " + a.Device }
+func (a Mark) Step() string            { return "mark " + a.Device + " as not finished" }
 func (a Wipe) Step() string            { return "wipe " + a.Device }
 func (a Partition) Step() string       { return "partition " + a.Device }
 func (a CreateLVM) Step() string       { return fmt.Sprintf("create volume group %q", a.VG) }
 func (a Mkfs) Step() string            { return fmt.Sprintf("format %s as %s", a.Device, a.Type) }
 func (a Seed) Step() string            { return "write configuration" }
-func (a WriteSlot) Step() string       { return "copy system image to slot " + string(a.Slot) }
-func (a FormatESP) Step() string       { return "write boot partition" }
-func (a InstallBIOSBoot) Step() string { return "write BIOS boot code" }
-func (a BootEntry) Step() string       { return "write UEFI boot entry" }
+func (a WriteSlot) Step() string       { return "copy system image to slot " + string(a.Slot) + of(a.Device) }
+func (a FormatESP) Step() string       { return "write boot partition" + of(a.Device) }
+func (a InstallBIOSBoot) Step() string { return "write BIOS boot code" + of(a.Device) }
+func (a BootEntry) Step() string       { return "write UEFI boot entry" + of(a.Device) }
 func (a Finish) Step() string          { return "finish" }
+func (a Unmark) Step() string          { return "mark " + a.Device + " as finished" }
+
+// of names the disk in the steps of further disks.
+func of(device string) string {
+	if device == "" {
+		return ""
+	}
+	return " of " + device
+}
 
 func (Release) action()         {}
+func (Mark) action()            {}
 func (Wipe) action()            {}
 func (Partition) action()       {}
 func (CreateLVM) action()       {}
@@ -100,55 +134,168 @@ func (FormatESP) action()       {}
 func (InstallBIOSBoot) action() {}
 func (BootEntry) action()       {}
 func (Finish) action()          {}
+func (Unmark) action()          {}
 
-// actions lists the steps. Everything that the boot files point to is there
-// before the boot files are, so that an interrupted installation never boots.
+// actions lists the steps. Everything that the boot files point to is there and
+// written out before the boot files are, so that an interrupted installation
+// never boots.
 func (p *Plan) actions() ([]Action, error) {
-	files, err := p.espFiles()
+	seed, err := p.seedAction()
 	if err != nil {
 		return nil, err
 	}
-	seeds, err := p.seedFiles()
-	if err != nil {
-		return nil, err
+	var out []Action
+	for _, m := range p.All() {
+		out = append(out, Release{Device: m.Device()})
 	}
-	part := map[string]disk.Partition{}
-	for _, x := range p.Layout.Partitions {
-		part[x.Name] = x
+	marks := disk.Unfinished
+	if p.Adopt != nil {
+		marks |= disk.KeepsData
 	}
-	device := "/dev/" + p.Disk.Name
-	lvm := "/dev/" + probe.PartitionName(p.Disk.Name, part[disk.NameData].Number)
-	out := []Action{
-		Release{Device: device},
-		Wipe{Device: device, Ranges: p.wipeRanges()},
-		Partition{Device: device, Layout: p.Layout},
-		CreateLVM{Device: lvm, VG: VGName, Volumes: p.Volumes},
+	for _, m := range p.All() {
+		out = append(out, Mark{Device: m.Device(), Layout: m.Layout.Marked(marks)})
 	}
+	for _, m := range p.All() {
+		out = append(out, Wipe{Device: m.Device(), Ranges: p.wipeRanges(m.Layout)}, Partition{Device: m.Device(), Layout: m.Layout.Marked(marks)})
+	}
+	out = append(out, p.storage()...)
+	out = append(out, seed)
+	var boots []Action
+	for i, m := range p.All() {
+		device := ""
+		if i > 0 {
+			device = m.Device()
+		}
+		slot, files, err := p.bootActions(i, m, device)
+		if err != nil {
+			return nil, err
+		}
+		out, boots = append(out, slot), append(boots, files...)
+	}
+	out = append(append(out, boots...), p.ends()...)
+	for _, m := range p.All() {
+		out = append(out, Unmark{Device: m.Device(), Layout: m.Layout.Marked(0)})
+	}
+	return out, nil
+}
+
+// ends lets go of the storage.
+func (p *Plan) ends() []Action {
+	finish := Finish{Device: "/dev/" + p.Disk.Name, VG: VGName}
+	switch {
+	case p.zfs():
+		finish.VG = ""
+		return []Action{ClosePool{Name: PoolName}, finish}
+	case p.arrayUUID() != "":
+		return []Action{finish, StopArray{File: ArrayFile}}
+	default:
+		return []Action{finish}
+	}
+}
+
+// zfs says whether the storage is a pool.
+func (p Plan) zfs() bool { return p.Pool != nil || p.Adopt != nil && p.Adopt.Pool != "" }
+
+// arrayUUID is that of the mirror below the volume group, "" without one.
+func (p Plan) arrayUUID() string {
+	switch {
+	case p.Array != nil:
+		return p.Array.UUID
+	case p.Adopt != nil:
+		return p.Adopt.Array
+	}
+	return ""
+}
+
+// storage makes what the data partitions hold, or opens what is kept there.
+func (p *Plan) storage() []Action {
+	parts := p.dataParts()
+	var out []Action
+	if a := p.Adopt; a != nil {
+		if a.Pool != "" {
+			return []Action{ImportPool{GUID: a.Pool, Name: PoolName, Devices: parts}}
+		}
+		if a.Array != "" {
+			out = append(out, AssembleArray{File: ArrayFile, UUID: a.Array, Devices: parts})
+		}
+		return append(out, ActivateGroup{UUID: a.Group})
+	}
+	if p.Pool != nil {
+		return []Action{CreatePool{Name: PoolName, Devices: parts, Pool: *p.Pool}}
+	}
+	lvm := parts[0]
+	if p.Array != nil {
+		lvm = ArrayFile
+		out = append(out, CreateArray{File: ArrayFile, UUID: p.Array.UUID, Devices: parts, Bytes: p.Array.Bytes})
+	}
+	out = append(out, CreateLVM{Device: lvm, VG: VGName, Volumes: p.Volumes})
 	for _, v := range p.Volumes {
-		if v.Use != "thin-pool" {
+		switch v.Use {
+		case "thin-pool":
+		case answer.XFS:
+			out = append(out, MkfsXFS{Device: volumeDevice(v.Name), Label: "joist-" + v.Name})
+		default:
 			out = append(out, Mkfs{Device: volumeDevice(v.Name), Label: "joist-" + v.Name, Type: v.Use})
 		}
 	}
-	out = append(out,
-		Seed{State: volumeDevice("state"), Local: volumeDevice("local"), Files: seeds, Dirs: LocalDirs()},
-		WriteSlot{Slot: boot.A, Partition: part[disk.NameSlotA], Bytes: p.Image.Files[boot.FileSystem].Size, SHA256: p.Image.Files[boot.FileSystem].SHA256},
-		FormatESP{Partition: part[disk.NameESP], Slot: boot.A, Files: files})
-	if p.Layout.BootsBIOS() {
-		out = append(out, InstallBIOSBoot{Partition: part[disk.NameBIOS]})
+	return out
+}
+
+func (p *Plan) seedAction() (Seed, error) {
+	files, err := p.seedFiles()
+	s := Seed{State: volumeDevice("state"), Local: volumeDevice("local"), Files: files, Dirs: LocalDirs()}
+	if p.zfs() {
+		s.State, s.Local, s.FSType = PoolName+"/state", PoolName+"/local", answer.ZFS
+	} else if p.Answer.Disk.Filesystem == answer.XFS {
+		s.FSType = answer.XFS
+	}
+	if p.Adopt != nil {
+		s.Keep = []string{node.HostIDFile}
+	}
+	return s, err
+}
+
+// bootActions are the steps that make the n-th disk start: first the slot,
+// then what points to it.
+func (p *Plan) bootActions(n int, m Member, device string) (Action, []Action, error) {
+	files, err := p.espFiles(n)
+	if err != nil {
+		return nil, nil, err
+	}
+	part := map[string]disk.Partition{}
+	for _, x := range m.Layout.Partitions {
+		part[x.Name] = x
+	}
+	sys := p.Image.Files[boot.FileSystem]
+	out := []Action{FormatESP{Device: device, Partition: part[disk.NameESP], Slot: boot.A, Files: files}}
+	if m.Layout.BootsBIOS() {
+		out = append(out, InstallBIOSBoot{Device: device, Partition: part[disk.NameBIOS]})
 	}
 	if p.Firmware.Mode == probe.UEFI {
-		out = append(out, BootEntry{Partition: part[disk.NameESP], Loader: boot.PathLoader})
+		out = append(out, BootEntry{Device: device, Partition: part[disk.NameESP], Loader: boot.PathLoader})
 	}
-	return append(out, Finish{Device: device, VG: VGName}), nil
+	return WriteSlot{Device: device, Slot: boot.A, Partition: part[disk.NameSlotA], Bytes: sys.Size, SHA256: sys.SHA256}, out, nil
 }
 
 func volumeDevice(name string) string { return "/dev/" + VGName + "/" + name }
 
 // wipeRanges covers what signatures are found in: LVM, ext4 and md 1.1/1.2 at
-// the start, md 0.90/1.0, ZFS and the backup table at the end.
-func (p *Plan) wipeRanges() []Range {
-	out := []Range{{0, mib}, {p.Layout.Size - mib, mib}}
-	for _, x := range p.Layout.Partitions {
+// the start, md 0.90/1.0 and ZFS at the end, and where a mirror's content will
+// begin. The new table is there already and stays; so does a data partition
+// that is kept.
+func (p *Plan) wipeRanges(l disk.Layout) []Range {
+	start, end := l.Usable()
+	out := []Range{{start, mib - start}, {l.Size - mib, end - l.Size + mib}}
+	for _, x := range l.Partitions {
+		if p.Adopt != nil && x.Name == disk.NameData {
+			if x.End() > l.Size-mib {
+				out[1] = Range{x.End(), max(end-x.End(), 0)}
+			}
+			continue
+		}
+		if p.Array != nil && x.Name == disk.NameData {
+			out = append(out, Range{x.Start + dataOffset, mib})
+		}
 		out = append(out, Range{x.Start, mib})
 		if x.Size > mib {
 			out = append(out, Range{x.End() - mib, mib})

@@ -12,12 +12,14 @@ import (
 // Describe shows the plan: every partition, volume and file with its bytes.
 func (p Plan) Describe() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "disk        %s\n", p.Disk.Describe())
+	for _, m := range p.All() {
+		fmt.Fprintf(&b, "disk        %s\n", m.Disk.Describe())
+	}
 	if p.Result == BootExisting {
 		fmt.Fprintf(&b, "result      boot installation %s from this disk; nothing is written\n", p.Existing.ID)
 		return b.String()
 	}
-	fmt.Fprintf(&b, "result      install Joist %s (build %s); everything on the disk is lost\n", p.Image.Version, p.Image.BuildID)
+	fmt.Fprintf(&b, "result      install Joist %s (build %s); %s\n", p.Image.Version, p.Image.BuildID, p.lost())
 	if p.Existing != nil {
 		fmt.Fprintf(&b, "replaces    installation %s\n", p.Existing.ID)
 	}
@@ -26,35 +28,100 @@ func (p Plan) Describe() string {
 	fmt.Fprintf(&b, "node        %s, time zone %s, keyboard %s\n", p.Answer.Global.FQDN, c.Timezone, c.Keyboard)
 	fmt.Fprintf(&b, "network     %s over %s (%s), %s\n", c.Network.Bridge, c.Network.Link, c.Network.MAC,
 		strings.TrimSpace(c.Network.Method+" "+c.Network.CIDR+via(c.Network.Gateway)))
+	if c := p.Answer.Cluster; c.Address != "" {
+		fmt.Fprintf(&b, "cluster     joins that of %s at the first start; token set\n", c.Address)
+	}
+	for _, m := range p.All() {
+		fmt.Fprintf(&b, "\npartitions of /dev/%s                 start            bytes\n", m.Disk.Name)
+		for _, x := range m.Layout.Partitions {
+			fmt.Fprintf(&b, "  %-11s %-12s %16s %16s\n", probe.PartitionName(m.Disk.Name, x.Number), x.Name, group(x.Start), group(x.Size))
+		}
+	}
+	switch {
+	case p.Adopt != nil:
+		p.describeKept(&b)
+	case p.Pool != nil:
+		p.describePool(&b)
+	default:
+		p.describeGroup(&b)
+	}
+	for _, a := range p.Actions {
+		describeFiles(&b, a)
+	}
+	p.describeSteps(&b)
+	return b.String()
+}
 
-	fmt.Fprintf(&b, "\npartitions of /dev/%s                 start            bytes\n", p.Disk.Name)
-	for _, x := range p.Layout.Partitions {
-		fmt.Fprintf(&b, "  %-11s %-12s %16s %16s\n", probe.PartitionName(p.Disk.Name, x.Number), x.Name, group(x.Start), group(x.Size))
+// lost says what becomes of what is there.
+func (p Plan) lost() string {
+	switch {
+	case p.Adopt != nil:
+		return "its data is kept"
+	case len(p.Further) > 0:
+		return "everything on the disks is lost"
+	default:
+		return "everything on the disk is lost"
+	}
+}
+
+func (p Plan) describeSteps(b *strings.Builder) {
+	b.WriteString("\nsteps\n")
+	for i, a := range p.Actions {
+		fmt.Fprintf(b, "  %2d. %s\n", i+1, a.Step())
+		if c, ok := a.(Commander); ok {
+			for _, argv := range c.Commands() {
+				fmt.Fprintf(b, "        %s\n", strings.Join(argv, " "))
+			}
+		}
+	}
+}
+
+func (p Plan) describeKept(b *strings.Builder) {
+	b.WriteString("\nkept on " + strings.Join(p.dataParts(), " ") + "\n")
+	for _, x := range [][2]string{{"volume group", p.Adopt.Group}, {"mirror", p.Adopt.Array}, {"pool", p.Adopt.Pool}} {
+		if x[1] != "" {
+			fmt.Fprintf(b, "  %-12s %s\n", x[0], x[1])
+		}
+	}
+}
+
+func (p Plan) describePool(b *strings.Builder) {
+	fmt.Fprintf(b, "\npool %q, %s on %s, %s bytes less what ZFS keeps\n", PoolName, p.Pool.RAID, strings.Join(p.dataParts(), " "), group(p.Pool.Bytes))
+	for _, d := range p.Pool.Datasets {
+		what, reserved := "file systems and volumes of guests", ""
+		if d.Mount != "" {
+			what = "file system at " + d.Mount
+		}
+		for _, o := range d.Props {
+			if n, err := strconv.ParseInt(o[1], 10, 64); err == nil && o[0] == "reservation" {
+				reserved = group(n) + " reserved"
+			}
+		}
+		fmt.Fprintf(b, "%s\n", strings.TrimRight(fmt.Sprintf("  %-11s %-34s %s", d.Name, what, reserved), " "))
+	}
+	fmt.Fprintf(b, "  %-11s %-34s %s at most\n", "", "cache in memory", group(p.Pool.ArcMax))
+}
+
+func (p Plan) describeGroup(b *strings.Builder) {
+	if p.Array != nil {
+		fmt.Fprintf(b, "\nmirror of %s, %s bytes\n", strings.Join(p.dataParts(), " "), group(p.Array.Bytes))
 	}
 	used := int64(0)
-	fmt.Fprintf(&b, "\nvolume group %q on %s, %s bytes\n", VGName, lvmDevice(p), group(p.VGBytes))
+	fmt.Fprintf(b, "\nvolume group %q on %s, %s bytes\n", VGName, lvmDevice(p), group(p.VGBytes))
 	for _, v := range p.Volumes {
 		what := v.Use
 		if v.Mount != "" {
 			what += " at " + v.Mount
 		}
-		fmt.Fprintf(&b, "  %-11s %-29s %16s\n", v.Name, what, group(v.Bytes))
+		fmt.Fprintf(b, "  %-11s %-29s %16s\n", v.Name, what, group(v.Bytes))
 		used += v.Bytes
 		if v.Meta > 0 {
-			fmt.Fprintf(&b, "  %-11s %-29s %16s\n", "", "metadata", group(v.Meta))
-			fmt.Fprintf(&b, "  %-11s %-29s %16s\n", "", "spare metadata", group(v.Meta))
+			fmt.Fprintf(b, "  %-11s %-29s %16s\n", "", "metadata", group(v.Meta))
+			fmt.Fprintf(b, "  %-11s %-29s %16s\n", "", "spare metadata", group(v.Meta))
 			used += 2 * v.Meta
 		}
 	}
-	fmt.Fprintf(&b, "  %-11s %-29s %16s\n", "", "not allocated", group(p.VGBytes-used))
-	for _, a := range p.Actions {
-		describeFiles(&b, a)
-	}
-	b.WriteString("\nsteps\n")
-	for i, a := range p.Actions {
-		fmt.Fprintf(&b, "  %2d. %s\n", i+1, a.Step())
-	}
-	return b.String()
+	fmt.Fprintf(b, "  %-11s %-29s %16s\n", "", "not allocated", group(p.VGBytes-used))
 }
 
 func describeFiles(b *strings.Builder, a Action) {
@@ -64,9 +131,9 @@ func describeFiles(b *strings.Builder, a Action) {
 	case Seed:
 		title, files = "files on volume \"state\"", a.Files
 	case WriteSlot:
-		title, files = "slot "+string(a.Slot), []File{{boot.FileSystem, a.Bytes}}
+		title, files = "slot "+string(a.Slot)+of(a.Device), []File{{boot.FileSystem, a.Bytes}}
 	case FormatESP:
-		title, files = "files on the boot partition", a.Files
+		title, files = "files on the boot partition"+of(a.Device), a.Files
 	default:
 		return
 	}

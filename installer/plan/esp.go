@@ -20,18 +20,33 @@ const PathInstallation = "/joist/installation.json"
 // vmlinuz or initrd.
 type Sources func(name string) (tree.Source, error)
 
-// Slot is what the kernel of slot A is started with.
-func (p Plan) Slot(vgUUID string) boot.SlotBoot {
-	return boot.SlotBoot{Manifest: p.Image.Manifest, Slot: boot.A, DiskGUID: p.Layout.DiskGUID, State: "lvm:" + vgUUID, Console: p.ConsoleArgs}
+// Slot is what the kernel of slot A is started with from the first disk.
+// storage is the volume group's UUID or the pool's GUID.
+func (p Plan) Slot(storage string) boot.SlotBoot { return p.MemberSlot(0, storage) }
+
+// MemberSlot is the same for the n-th disk: each finds itself by its own GUID.
+func (p Plan) MemberSlot(n int, storage string) boot.SlotBoot {
+	s := boot.SlotBoot{Manifest: p.Image.Manifest, Slot: boot.A, DiskGUID: p.All()[n].Layout.DiskGUID, State: "lvm:" + storage, Console: p.ConsoleArgs}
+	if p.zfs() {
+		s.State = "zfs:" + storage
+	}
+	if u := p.arrayUUID(); u != "" {
+		s.Extra = []string{"joist.md=" + u}
+	}
+	return s
 }
 
-// ESP is the content of the boot partition.
-func (p Plan) ESP(vgUUID string, src Sources) (disk.FAT, error) {
-	part, err := p.Layout.Find(disk.NameESP)
+// ESP is the content of the first disk's boot partition.
+func (p Plan) ESP(storage string, src Sources) (disk.FAT, error) { return p.MemberESP(0, storage, src) }
+
+// MemberESP is the content of the n-th disk's boot partition.
+func (p Plan) MemberESP(n int, storage string, src Sources) (disk.FAT, error) {
+	layout := p.All()[n].Layout
+	part, err := layout.Find(disk.NameESP)
 	if err != nil {
 		return disk.FAT{}, err
 	}
-	e := boot.ESP{Boot: p.Slot(vgUUID), State: boot.Fresh()}
+	e := boot.ESP{Boot: p.MemberSlot(n, storage), State: boot.Fresh()}
 	for _, f := range []struct {
 		name string
 		to   *tree.Source
@@ -43,7 +58,7 @@ func (p Plan) ESP(vgUUID string, src Sources) (disk.FAT, error) {
 			return disk.FAT{}, err
 		}
 	}
-	fat, err := e.Volume(part, p.Layout.SectorSize, p.Identity.ESPSerial)
+	fat, err := e.Volume(part, layout.SectorSize, p.Identity.ESPSerial+uint32(n))
 	if err != nil {
 		return fat, err
 	}
@@ -61,13 +76,26 @@ type sized int64
 func (s sized) Size() int64                  { return int64(s) }
 func (s sized) Open() (io.ReadCloser, error) { return nil, errors.New("a plan has no content") }
 
-// espFiles lists the boot partition's files; the volume group's UUID, which
-// one of them holds, is not known yet but has a fixed length.
-func (p Plan) espFiles() ([]File, error) {
-	placeholder := "xxxxxx" + strings.Repeat("-xxxx", 5) + "-xxxxxx"
-	fat, err := p.ESP(placeholder, func(name string) (tree.Source, error) {
-		if n, ok := p.Image.Loaders[name]; ok {
-			return sized(n), nil
+// placeholder stands for the storage's id where that exists only after the
+// storage was made; a UUID has a fixed length, a GUID at most this one.
+func (p Plan) placeholder() string {
+	switch {
+	case p.Adopt != nil && p.zfs():
+		return p.Adopt.Pool
+	case p.Adopt != nil:
+		return p.Adopt.Group
+	case p.zfs():
+		return strings.Repeat("9", 20)
+	default:
+		return "xxxxxx" + strings.Repeat("-xxxx", 5) + "-xxxxxx"
+	}
+}
+
+// espFiles lists the files of the n-th disk's boot partition.
+func (p Plan) espFiles(n int) ([]File, error) {
+	fat, err := p.MemberESP(n, p.placeholder(), func(name string) (tree.Source, error) {
+		if size, ok := p.Image.Loaders[name]; ok {
+			return sized(size), nil
 		}
 		if f, ok := p.Image.Files[name]; ok {
 			return sized(f.Size), nil

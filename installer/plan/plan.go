@@ -6,9 +6,7 @@ package plan
 import (
 	"fmt"
 	"io"
-	"maps"
 	"slices"
-	"strings"
 	"time"
 
 	"joist/image/boot"
@@ -33,6 +31,9 @@ type File struct {
 type Image struct {
 	boot.Manifest
 	Loaders map[string]int64 `json:"loaders"` // bytes
+	// ModuleKey is the SHA-256 of the certificate that signs the modules
+	// which Debian does not, "" when there are none.
+	ModuleKey string `json:"module_key,omitempty"`
 }
 
 // Names of the loaders on the medium.
@@ -42,6 +43,7 @@ const (
 	LoaderShim = "shimx64.efi"
 	LoaderGrub = "grubx64.efi"
 	LoaderMOK  = "mmx64.efi"
+	ModuleCert = "modules.der" // beside them: the certificate of ModuleKey, where there is one
 )
 
 // LoaderNames lists them.
@@ -103,6 +105,10 @@ type Plan struct {
 	Layout         disk.Layout         `json:"layout"`
 	VGBytes        int64               `json:"vg_bytes"`
 	Volumes        []Volume            `json:"volumes"`
+	Further        []Member            `json:"further,omitempty"` // disks beside Disk, with Layout's shape
+	Array          *Array              `json:"array,omitempty"`   // below the volume group
+	Pool           *Pool               `json:"pool,omitempty"`    // in place of the volume group
+	Adopt          *probe.Installation `json:"adopt,omitempty"`   // whose data is kept
 	Actions        []Action            `json:"-"`
 	Answer         answer.Answer       `json:"-"` // holds secrets
 }
@@ -110,32 +116,44 @@ type Plan struct {
 // Make plans. The findings hold preflight's with the answer's waivers applied;
 // when one stops, the plan is not to be carried out.
 func Make(f probe.Facts, a answer.Answer, img Image, id Identity) (Plan, finding.List) {
-	p := Plan{Time: f.Time, Result: Install, Firmware: f.Firmware, ConsoleArgs: f.ConsoleArgs, Image: img, Identity: id, Answer: a}
 	fs := preflight.Check(f)
+	hostName(f, &a, &fs)
+	p := Plan{Time: f.Time, Result: Install, Firmware: f.Firmware, ConsoleArgs: f.ConsoleArgs, Image: img, Identity: id, Answer: a}
+	p.make(f, &fs)
+	return p, waive(fs, a)
+}
+
+func (p *Plan) make(f probe.Facts, fs *finding.List) {
+	refuse(p.Answer, fs)
+	if p.Answer.Disk.Filesystem == answer.Btrfs {
+		return
+	}
 	var ok bool
-	if p.NIC, ok = chooseNIC(f, a, &fs); !ok {
-		return p, waive(fs, a)
+	if p.NIC, ok = chooseNIC(f, p.Answer, fs); !ok {
+		return
 	}
-	if p.Disk, ok = chooseDisk(f, a, &fs); !ok {
-		return p, waive(fs, a)
+	ds, ok := chooseDisks(f, p.Answer, fs)
+	if !ok {
+		return
 	}
-	fs = append(fs, preflight.Target(f, p.Disk)...)
-	p.Existing = p.Disk.Installation
-	if p.Existing != nil && !a.Install.Reinstall && a.Install.Installation != p.Existing.ID {
-		p.Result = BootExisting
-		fs.Notef("installation-found", "/dev/"+p.Disk.Name,
-			"the disk holds installation %s; it is booted, not replaced. To replace it, set [joist.install] installation = %q or reinstall = true", p.Existing.ID, p.Existing.ID)
-		return p, waive(fs, a)
+	p.Disk = ds[0]
+	for _, d := range ds {
+		*fs = append(*fs, preflight.Target(f, d)...)
 	}
-	foreignVG(f, p.Disk, &fs)
-	p.InstallationID = probe.InstallationID(id.DiskGUID)
-	if p.lay(&fs) {
+	*fs = append(*fs, compare(f, ds, p.Answer)...)
+	if !p.existing(f, ds, fs) {
+		return
+	}
+	zfsReady(f, p.Answer, p.Image, fs)
+	foreign(f, ds, fs)
+	p.otherData(ds, fs)
+	p.InstallationID = probe.InstallationID(p.Identity.DiskGUID)
+	if p.lay(f, ds, fs) {
 		var err error
 		if p.Actions, err = p.actions(); err != nil {
 			fs.Stopf("medium-incomplete", "medium", "write the medium again and check its checksum", "%v", err)
 		}
 	}
-	return p, waive(fs, a)
 }
 
 // waive applies [joist.waive]; a code that may not be waived, or that matches
@@ -156,154 +174,111 @@ func waive(fs finding.List, a answer.Answer) finding.List {
 	return out
 }
 
-// matches compares udev properties with a filter: any key or all of them.
-func matches(filter, props map[string]string, all bool) bool {
-	hits := 0
-	for k, pattern := range filter {
-		if v, ok := props[k]; ok && answer.Match(pattern, v) {
-			hits++
-		}
+// lay computes partitions, and what the data partitions are made into.
+func (p *Plan) lay(f probe.Facts, ds []probe.Disk, fs *finding.List) bool {
+	if p.Answer.Disk.Adopt {
+		return p.adopt(ds, fs) && p.fits(fs)
 	}
-	return hits > 0 && (!all || hits == len(filter))
-}
-
-func filterText(m map[string]string) string {
-	var s []string
-	for _, k := range slices.Sorted(maps.Keys(m)) {
-		s = append(s, k+"="+m[k])
+	hd, key := hdSize(p.Answer.Disk), "disk-setup.lvm.hdsize"
+	if p.Answer.Disk.Filesystem == answer.ZFS {
+		key = "disk-setup.zfs.hdsize"
 	}
-	return strings.Join(s, " ")
-}
-
-func chooseDisk(f probe.Facts, a answer.Answer, fs *finding.List) (probe.Disk, bool) {
-	if len(a.Disk.List) == 1 {
-		name := strings.TrimPrefix(a.Disk.List[0], "/dev/")
-		d, ok := f.Find(name)
-		if !ok {
-			fs.Stopf("disk-not-found", "disk-setup.disk-list", "this machine has: "+diskNames(f.Disks), "there is no disk %q", name)
-		}
-		return d, ok
+	if hd != nil && *hd < preflight.MinDisk {
+		fs.Stopf("hdsize-too-small", key, "use 19 or more, or leave it out", "hdsize is %.2f GiB, the system needs 20 GB", float64(*hd)/float64(gib))
+		return false
 	}
-	var found []probe.Disk
-	for _, d := range f.Disks {
-		if !d.Medium && matches(a.Disk.Filter, d.Udev, a.Disk.FilterMatch == "all") {
-			found = append(found, d)
-		}
-	}
-	switch len(found) {
-	case 1:
-		return found[0], true
-	case 0:
-		fs.Stopf("disk-not-found", "disk-setup.filter", "this machine has: "+diskNames(f.Disks)+"; `joist-install check` shows their properties",
-			"no disk matches %s", filterText(a.Disk.Filter))
-	default:
-		fs.Stopf("disk-ambiguous", "disk-setup.filter", "add a property that only one of them has, such as ID_SERIAL, and filter-match = \"all\"",
-			"%d disks match %s: %s", len(found), filterText(a.Disk.Filter), diskNames(found))
-	}
-	return probe.Disk{}, false
-}
-
-func diskNames(ds []probe.Disk) string {
-	var s []string
 	for _, d := range ds {
-		s = append(s, d.Name+" ("+probe.Bytes(d.Size)+")")
-	}
-	if len(s) == 0 {
-		return "no disk"
-	}
-	return strings.Join(s, ", ")
-}
-
-func nicNames(ns []probe.NIC) string {
-	var s []string
-	for _, n := range ns {
-		s = append(s, n.Name+" ("+n.MAC+")")
-	}
-	return strings.Join(s, ", ")
-}
-
-// chooseNIC takes the filter's one match. Without a filter (DHCP) the first
-// NIC with a link is taken, else the first.
-func chooseNIC(f probe.Facts, a answer.Answer, fs *finding.List) (probe.NIC, bool) {
-	if len(f.NICs) == 0 {
-		return probe.NIC{}, true // preflight has said it
-	}
-	if len(a.Network.Filter) > 0 {
-		var found []probe.NIC
-		for _, n := range f.NICs {
-			if matches(a.Network.Filter, n.Udev, false) {
-				found = append(found, n)
-			}
-		}
-		switch len(found) {
-		case 1:
-			return found[0], true
-		case 0:
-			fs.Stopf("nic-not-found", "network.filter", "this machine has: "+nicNames(f.NICs), "no network card matches %s", filterText(a.Network.Filter))
-		default:
-			fs.Stopf("nic-ambiguous", "network.filter", "use a property that only one of them has, such as ID_NET_NAME_MAC",
-				"%d network cards match %s: %s", len(found), filterText(a.Network.Filter), nicNames(found))
-		}
-		return probe.NIC{}, false
-	}
-	chosen, up := f.NICs[0], 0
-	for _, n := range f.NICs {
-		if n.Carrier == "up" {
-			if up++; up == 1 {
-				chosen = n
-			}
+		if hd != nil && *hd > d.Size {
+			fs.Stopf("hdsize-too-large", key, "leave it out to use the whole disk", "hdsize is larger than the disk")
+			return false
 		}
 	}
-	if len(f.NICs) > 1 && up != 1 {
-		fs.Warnf("nic-guessed", "network", "name it: source = \"from-answer\" with a filter, or connect only this one",
-			"there are %d network cards (%s); %s is taken for management", len(f.NICs), nicNames(f.NICs), chosen.Name)
-	}
-	return chosen, true
-}
-
-// foreignVG: two volume groups of one name make every later command ambiguous.
-func foreignVG(f probe.Facts, target probe.Disk, fs *finding.List) {
-	for _, d := range f.Disks {
-		for _, c := range d.Contents {
-			if d.Name != target.Name && c.Kind == "lvm" && c.Name == VGName {
-				fs.Stopf("vg-name-taken", "/dev/"+c.Where, "detach that disk, or rename its volume group (vgrename) or wipe it from the rescue shell",
-					"another disk holds a volume group named %q", VGName)
-			}
-		}
-	}
-}
-
-// lay computes partitions and volumes.
-func (p *Plan) lay(fs *finding.List) bool {
-	d := p.Answer.Disk
-	where := "/dev/" + p.Disk.Name
-	if d.HDSize != nil && *d.HDSize < preflight.MinDisk {
-		fs.Stopf("hdsize-too-small", "disk-setup.lvm.hdsize", "use 19 or more, or leave it out", "hdsize is %.2f GiB, the system needs 20 GB", float64(*d.HDSize)/float64(gib))
+	if !p.partition(ds, fs) {
 		return false
 	}
-	if d.HDSize != nil && *d.HDSize > p.Disk.Size {
-		fs.Stopf("hdsize-too-large", "disk-setup.lvm.hdsize", "leave it out to use the whole disk", "hdsize is larger than the disk")
-		return false
-	}
-	l, err := disk.Plan(disk.Request{Size: p.Disk.Size, SectorSize: p.Disk.Sector, Limit: value(d.HDSize, 0),
-		DiskGUID: p.Identity.DiskGUID, PartGUIDs: p.Identity.PartGUIDs})
+	data, err := p.Layout.Find(disk.NameData)
 	if err != nil {
-		fs.Stopf("disk-layout", where, "use another disk", "%v", err)
+		fs.Stopf("disk-layout", "/dev/"+p.Disk.Name, "use another disk", "%v", err)
 		return false
 	}
-	p.Layout = l
-	data, err := l.Find(disk.NameData)
-	if err != nil {
-		fs.Stopf("disk-layout", where, "use another disk", "%v", err)
-		return false
+	if p.Answer.Disk.Filesystem == answer.ZFS {
+		p.makePool(data.Size, f.Memory.Size())
+		if p.Pool.RAID == answer.RAID0 && len(ds) > 1 {
+			fs.Warnf("pool-without-redundancy", "disk-setup.zfs.raid", "use raid1, raid10 or raidz", "the pool is spread over %d disks; when one fails all data is lost", len(ds))
+		}
+		return p.fits(fs)
 	}
-	hd := min(value(d.HDSize, p.Disk.Size), p.Disk.Size)
+	size := data.Size
+	if len(ds) > 1 {
+		p.makeArray(data.Size)
+		size = p.Array.Bytes
+	}
+	return p.group(size, share(ds, p.Answer), fs) && p.fits(fs)
+}
+
+// partition lays out every disk in the same shape.
+func (p *Plan) partition(ds []probe.Disk, fs *finding.List) bool {
+	typ := ""
+	switch {
+	case p.Answer.Disk.Filesystem == answer.ZFS:
+		typ = typeZFS
+	case len(ds) > 1:
+		typ = typeRAID
+	}
+	limit := share(ds, p.Answer)
+	for i, d := range ds {
+		guid, parts, err := p.Identity.Member(i)
+		var l disk.Layout
+		if err == nil {
+			l, err = disk.Plan(disk.Request{Size: d.Size, SectorSize: d.Sector, Limit: limit, DiskGUID: guid, PartGUIDs: parts})
+		}
+		if err != nil {
+			fs.Stopf("disk-layout", "/dev/"+d.Name, "use another disk", "%v", err)
+			return false
+		}
+		dataType(&l, typ)
+		p.place(i, d, l)
+	}
+	p.even()
+	return true
+}
+
+// place enters the n-th disk.
+func (p *Plan) place(n int, d probe.Disk, l disk.Layout) {
+	if n == 0 {
+		p.Layout = l
+		return
+	}
+	p.Further = append(p.Further, Member{Disk: d, Layout: l})
+}
+
+// even gives all data partitions the size of the smallest: the smallest disk
+// keeps its last MiB for the table, which a larger one need not.
+func (p *Plan) even() {
+	last := len(p.Layout.Partitions) - 1
+	small := p.Layout.Partitions[last].Size
+	for _, m := range p.Further {
+		small = min(small, m.Layout.Partitions[last].Size)
+	}
+	p.Layout.Partitions[last].Size = small
+	for i := range p.Further {
+		p.Further[i].Layout.Partitions[last].Size = small
+	}
+}
+
+// group divides a volume group on a partition or array of size bytes.
+func (p *Plan) group(size, limit int64, fs *finding.List) bool {
+	d, where := p.Answer.Disk, "/dev/"+p.Disk.Name
+	hd := p.Disk.Size
+	if limit > 0 {
+		hd = min(hd, limit)
+	}
 	if swap := value(d.SwapSize, 0); swap > hd/2 {
 		fs.Stopf("swap-too-large", "disk-setup.lvm.swapsize", "use less than half of the disk", "swapsize is more than half of the disk")
 		return false
 	}
 	// LVM's header and metadata take the first MiB of the partition
-	p.VGBytes = whole(data.Size - mib)
+	p.VGBytes = whole(size - mib)
 	p.Volumes = sizes(p.VGBytes, hd, d)
 	if !slices.ContainsFunc(p.Volumes, func(v Volume) bool { return v.Use == "thin-pool" }) {
 		fs.Warnf("no-thin-pool", where, "leave maxvz, minfree and swapsize to the formulas or use a larger disk; without a pool guests' disks need another storage",
@@ -311,12 +286,50 @@ func (p *Plan) lay(fs *finding.List) bool {
 	}
 	ok := true
 	for _, v := range p.Volumes {
-		if v.Bytes <= 0 || v.Use == "ext4" && v.Bytes < gib {
+		if v.Bytes <= 0 || v.Mount != "" && v.Bytes < gib {
 			fs.Stopf("volume-too-small", where, "leave the lvm sizes to the formulas or use a larger disk", "volume %q would have %d bytes", v.Name, v.Bytes)
 			ok = false
 		}
 	}
-	return ok && p.fits(fs)
+	return ok
+}
+
+// adopt takes the partitions as they are and keeps what the data partitions
+// hold. Only the boot parts are written anew.
+func (p *Plan) adopt(ds []probe.Disk, fs *finding.List) bool {
+	no := func(d probe.Disk, format string, args ...any) bool {
+		fs.Stopf("adoption-impossible", "/dev/"+d.Name, "leave out [joist.disk] adopt (the data is then lost), or name the disks of that installation and its file system", format, args...)
+		return false
+	}
+	first := ds[0].Installation
+	for i, d := range ds {
+		in := d.Installation
+		switch {
+		case in == nil || in.Table == nil:
+			return no(d, "the disk holds no installation whose data could be kept")
+		case in.Unfinished && !in.KeepsData:
+			return no(d, "the installation on the disk was cut off after it had erased the data")
+		// not by the tables' ids: a first try may have been cut off between them
+		case in.Group != first.Group || in.Array != first.Array || in.Pool != first.Pool:
+			return no(d, "the disk belongs to another installation than %s", ds[0].Name)
+		case p.Answer.Disk.Filesystem == answer.ZFS && in.Pool == "", p.Answer.Disk.Filesystem != answer.ZFS && in.Group == "":
+			return no(d, "its data partition holds no %s", map[bool]string{true: "ZFS pool", false: "volume group"}[p.Answer.Disk.Filesystem == answer.ZFS])
+		case len(ds) > 1 && in.Pool == "" && in.Array == "":
+			return no(d, "its volume group is on no mirror")
+		case len(in.Table.Partitions) != 5:
+			return no(d, "its partitions are not the five of an installation")
+		}
+		guid, _, err := p.Identity.Member(i)
+		if err != nil {
+			return no(d, "%v", err)
+		}
+		l := *in.Table
+		l.DiskGUID, l.Partitions = guid, slices.Clone(l.Partitions)
+		p.place(i, d, l)
+	}
+	p.Adopt = first
+	fs.Notef("data-kept", "/dev/"+p.Disk.Name, "the data of installation %s is kept with its guests; only the boot parts and the node's configuration are written", first.ID)
+	return true
 }
 
 // fits checks that the image goes into its slot and twice onto the ESP.

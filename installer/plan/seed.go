@@ -35,17 +35,39 @@ func (p Plan) NodeConfig(vgUUID string) node.Config {
 		Timezone: a.Global.Timezone, Keyboard: a.Global.Keyboard, Country: strings.ToLower(a.Global.Country), MailTo: a.Global.MailTo,
 		AptMirror: a.Install.AptMirror,
 		Network:   node.Network{Bridge: "vmbr0", MAC: p.NIC.MAC, Link: p.NIC.Name, Method: "dhcp", Search: strings.ToLower(a.Global.Domain())},
-		Storage:   node.Storage{Layout: "lvm", VGUUID: vgUUID, VGName: VGName},
-	}
-	for _, v := range p.Volumes {
-		if v.Use == "thin-pool" {
-			c.Storage.Thin = v.Name
-		}
+		Storage:   p.storageConfig(vgUUID),
 	}
 	if a.Network.Source == answer.FromAnswer {
 		c.Network.Method, c.Network.CIDR, c.Network.Gateway, c.Network.DNS = "static", canonical(a.Network.CIDR), a.Network.Gateway, a.Network.DNS
 	}
 	return c
+}
+
+// storageConfig says how the node finds its storage again. What is kept was
+// made by us, so that it has the names that we give.
+func (p Plan) storageConfig(id string) node.Storage {
+	if p.zfs() {
+		s := node.Storage{Layout: "zfs", PoolGUID: id, PoolName: PoolName, HostID: p.Identity.HostID()}
+		if p.Pool != nil {
+			s.ArcMax = p.Pool.ArcMax
+		} else if mb := p.Answer.Disk.ZFS.ArcMax; mb > 0 {
+			s.ArcMax = int64(mb) * mib
+		}
+		return s
+	}
+	s := node.Storage{Layout: "lvm", VGUUID: id, VGName: VGName, ArrayUUID: p.arrayUUID()}
+	if p.Answer.Disk.Filesystem == answer.XFS {
+		s.FS = answer.XFS
+	}
+	for _, v := range p.Volumes {
+		if v.Use == "thin-pool" {
+			s.Thin = v.Name
+		}
+	}
+	if p.Adopt != nil {
+		s.Thin = "data"
+	}
+	return s
 }
 
 // canonical spells a prefix as Go does, so that everybody after us reads one form.
@@ -77,13 +99,21 @@ func (p Plan) Seed(vgUUID, shadow string) ([]SeedFile, error) {
 	for _, k := range p.Answer.Global.RootSSHKeys {
 		keys += strings.TrimSpace(k) + "\n"
 	}
-	return []SeedFile{
+	files := []SeedFile{
 		{node.ConfigFile, 0o644, append(conf, '\n')},
 		{node.ShadowFile, 0o600, []byte(shadow + "\n")},
 		{node.KeysFile, 0o600, []byte(keys)},
 		{node.HostIDFile, 0o444, []byte(p.Identity.MachineID + "\n")},
 		{node.ReportFile, 0o600, append(report, '\n')},
-	}, nil
+	}
+	if c := p.Answer.Cluster; c.Address != "" {
+		join, err := json.MarshalIndent(node.JoinRequest{Address: c.Address, Token: c.Token.Reveal(), Fingerprint: c.Fingerprint}, "", "  ")
+		if err != nil {
+			return nil, fmt.Errorf("encode request to join: %w", err)
+		}
+		files = append(files, SeedFile{node.JoinFile, 0o600, append(join, '\n')})
+	}
+	return files, nil
 }
 
 // seedFiles lists them with their sizes: UUID and hash have fixed ones.
@@ -92,7 +122,7 @@ func (p Plan) seedFiles() ([]File, error) {
 	if shadow == "" {
 		shadow = strings.Repeat("x", HashSize)
 	}
-	files, err := p.Seed(strings.Repeat("x", VGUUIDSize), shadow)
+	files, err := p.Seed(p.placeholder(), shadow)
 	if err != nil {
 		return nil, err
 	}

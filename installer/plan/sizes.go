@@ -21,7 +21,7 @@ const (
 type Volume struct {
 	Name  string `json:"name"`
 	Bytes int64  `json:"bytes"`
-	Use   string `json:"use"`            // "ext4", "swap" or "thin-pool"
+	Use   string `json:"use"`            // "ext4", "xfs", "swap" or "thin-pool"
 	Mount string `json:"mount"`          // where the node mounts it
 	Meta  int64  `json:"meta,omitempty"` // thin pool: metadata volume, kept twice (lvmthin(7), "pmspare")
 }
@@ -37,9 +37,13 @@ func whole(n int64) int64 { return max(n, 0) / extent * extent }
 // and twice its metadata, if that is more than 4 GiB.
 func sizes(vg, hd int64, d answer.Disk) []Volume {
 	var out []Volume
+	fs := answer.Ext4
+	if d.Filesystem == answer.XFS {
+		fs = answer.XFS
+	}
 	left := whole(vg)
 	state := whole(min(max(left/10, minState), maxState))
-	out = append(out, Volume{Name: "state", Bytes: state, Use: "ext4", Mount: "/var"})
+	out = append(out, Volume{Name: "state", Bytes: state, Use: fs, Mount: "/var"})
 	left -= state
 	if d.SwapSize != nil && *d.SwapSize > 0 {
 		swap := max(whole(*d.SwapSize), extent)
@@ -55,7 +59,7 @@ func sizes(vg, hd int64, d answer.Disk) []Volume {
 		local = left/4 + 12*gib
 	}
 	local = whole(min(local, value(d.MaxRoot, 96*gib)))
-	out = append(out, Volume{Name: "local", Bytes: local, Use: "ext4", Mount: "/var/lib/vz"})
+	out = append(out, Volume{Name: "local", Bytes: local, Use: fs, Mount: "/var/lib/vz"})
 	left -= local
 
 	data := whole(min(left-value(d.MinFree, minFree(hd)), value(d.MaxVZ, left)))

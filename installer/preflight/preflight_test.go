@@ -1,6 +1,7 @@
 package preflight
 
 import (
+	"encoding/json"
 	"flag"
 	"fmt"
 	"os"
@@ -9,6 +10,7 @@ import (
 	"time"
 
 	"joist/installer/probe"
+	"joist/internal/finding"
 )
 
 var update = flag.Bool("update", false, "rewrite golden files")
@@ -43,6 +45,21 @@ func TestCheckGolden(t *testing.T) {
 		{"no nic", func(f *probe.Facts) { f.NICs = nil }},
 		{"no carrier", func(f *probe.Facts) { f.NICs[0].Carrier = "down" }},
 		{"clock", func(f *probe.Facts) { f.Time = time.Unix(0, 0).UTC() }},
+		{"firmware lock", func(f *probe.Facts) { f.CPU.Lock = probe.Off }},
+		{"no iommu", func(f *probe.Facts) { f.IOMMU = &probe.IOMMU{} }},
+		{"iommu unused", func(f *probe.Facts) { f.IOMMU = &probe.IOMMU{Table: "DMAR"} }},
+		{"iommu", func(f *probe.Facts) { f.IOMMU = &probe.IOMMU{Active: true} }},
+		{"no tpm, no ecc", func(f *probe.Facts) { f.TPM, f.Memory.ECC = probe.NoTPM, probe.Off }},
+		{"old tpm", func(f *probe.Facts) { f.TPM = "1" }},
+		{"tpm", func(f *probe.Facts) { f.TPM = "2" }},
+		{"paths", func(f *probe.Facts) { f.Disks[0].Paths = []string{"sdc"} }},
+		{"links", func(f *probe.Facts) {
+			f.NICs = []probe.NIC{{Name: "eth0", Carrier: "up", Speed: 10}, {Name: "eth1", Carrier: "up", Speed: 100}, {Name: "eth2", Carrier: "up"}, {Name: "eth3", Carrier: "down"}}
+		}},
+		{"clock ahead", func(f *probe.Facts) {
+			f.Reference = &probe.Reference{Time: f.Time.Add(-time.Hour), Source: "https://example.com"}
+		}},
+		{"clock right", func(f *probe.Facts) { f.Reference = &probe.Reference{Time: f.Time.Add(time.Minute), Source: "x"} }},
 		{"problem", func(f *probe.Facts) { f.Problems = []string{"list disks: no such file"} }},
 	}
 	var b strings.Builder
@@ -58,10 +75,18 @@ func TestCheckGolden(t *testing.T) {
 		f.Disks[0], f.Disks[1],
 		{Name: "sdc", Size: 10e9, Sector: 4096, ReadOnly: true, InUse: []string{"/mnt"}, Removable: true, Bus: "usb"},
 		{Name: "sdd", Size: 30e9, Sector: 520},
+		{Name: "sde", Size: 30e9, Sector: 512, Health: &probe.Health{Failing: true, Wear: 80, Pending: 3, Replaced: 4}},
+		{Name: "sdf", Size: 30e9, Sector: 512, Health: &probe.Health{Wear: 79}, Contents: []probe.Content{{Where: "sdf1", Kind: "zfs", Name: "tank", ID: "7"}, {Where: "sdf2", Kind: "ext4"}}},
 	} {
 		fmt.Fprintf(&b, "== disk %s\n", d.Name)
 		Target(f, d).Write(&b)
 	}
+	a := probe.Disk{Name: "a", Size: 100e9, Sector: 512, Bus: "ata"}
+	for _, ds := range [][]probe.Disk{{a}, {a, a}, {a, {Name: "b", Size: 90e9, Sector: 512, Bus: "ata"}}, {a, {Name: "c", Size: 90e9 - 1, Sector: 4096, Bus: "ata", Rotational: true}}} {
+		fmt.Fprintf(&b, "== members %d %s\n", len(ds), ds[len(ds)-1].Name)
+		Members(f, ds).Write(&b)
+	}
+	provoked(t, b.String())
 	if *update {
 		os.MkdirAll("testdata", 0o755)
 		os.WriteFile("testdata/check.golden", []byte(b.String()), 0o644)
@@ -72,6 +97,36 @@ func TestCheckGolden(t *testing.T) {
 	}
 	if b.String() != string(want) {
 		t.Errorf("findings differ:\n%s", b.String())
+	}
+}
+
+// provoked: every row of the table has been seen, and has its words.
+func provoked(t *testing.T, said string) {
+	t.Helper()
+	for _, r := range Table() {
+		if !strings.Contains(said, "["+r.Code+"]") {
+			t.Errorf("%s was not provoked", r.Code)
+		}
+		if r.When == "" || r.Level != finding.Note && r.Cure == "" || r.Waivable && r.Level != finding.Stop {
+			t.Errorf("row %+v", r)
+		}
+	}
+}
+
+func TestReport(t *testing.T) {
+	f := good()
+	f.CPU.KVM, f.Memory.Total = false, 1
+	r := MakeReport(f, f.Disks[:1], []string{"cpu-virtualisation", "no-disk"})
+	state := map[string]string{}
+	for _, c := range r.Checks {
+		state[c.Code] = fmt.Sprint(c.Outcome, c.Waived, len(c.Found))
+	}
+	if r.Result != Fit || state["cpu-virtualisation"] != "warningtrue 1" || state["no-disk"] != "okfalse 0" {
+		t.Errorf("%s %v", r.Result, state)
+	}
+	f.Disks[0].ReadOnly = true
+	if b, err := json.Marshal(MakeReport(f, f.Disks[:1], nil)); err != nil || !strings.Contains(string(b), `"result":"unfit"`) || !strings.Contains(string(b), `"level":"error"`) {
+		t.Errorf("%s %v", b, err)
 	}
 }
 

@@ -29,8 +29,8 @@ func (m Machine) disks(medium string, mounts []mount) ([]Disk, error) {
 	for _, e := range entries {
 		name := e.Name()
 		dir := "sys/block/" + name
-		size := m.number(dir, "size") * 512 // always in units of 512 bytes, whatever the sector size
-		if notDisk(name) || size == 0 {
+		size := m.number(dir, "size") * 512                             // always in units of 512 bytes, whatever the sector size
+		if notDisk(name) || size == 0 || m.read(dir, "hidden") == "1" { // hidden: one path of a multipath NVMe
 			continue
 		}
 		d := Disk{

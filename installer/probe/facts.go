@@ -7,8 +7,11 @@ package probe
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
+
+	"joist/image/disk"
 )
 
 // Facts is everything planning may know about a machine.
@@ -24,7 +27,41 @@ type Facts struct {
 	// system is started with as well.
 	ConsoleArgs []string `json:"console_args"`
 	Medium      string   `json:"medium,omitempty"` // kernel name of the disk or drive booted from
-	Problems    []string `json:"problems,omitempty"`
+	IOMMU       *IOMMU   `json:"iommu,omitempty"`
+	TPM         string   `json:"tpm,omitempty"` // "2", "1", NoTPM, or "" when it is not known
+	// Reference is another clock's time at Time, where one was asked.
+	Reference *Reference `json:"reference,omitempty"`
+	Lease     *Lease     `json:"lease,omitempty"`
+	ZFS       string     `json:"zfs,omitempty"` // Present or Absent in the running image, "" when it is not known
+	Problems  []string   `json:"problems,omitempty"`
+}
+
+// NoTPM is Facts.TPM of a machine without one.
+const NoTPM = "none"
+
+// Values of Facts.ZFS.
+const (
+	Present = "present"
+	Absent  = "absent"
+)
+
+// IOMMU says whether devices can be passed to guests.
+type IOMMU struct {
+	Active bool   `json:"active"`
+	Table  string `json:"table,omitempty"` // the firmware's description: "DMAR" or "IVRS"
+}
+
+// Reference is a time that somebody else gave.
+type Reference struct {
+	Time   time.Time `json:"time"`
+	Source string    `json:"source"`
+}
+
+// Lease is what DHCP says about the machine's name.
+type Lease struct {
+	Interface string `json:"interface"`
+	Host      string `json:"host,omitempty"`
+	Domain    string `json:"domain,omitempty"`
 }
 
 // Firmware modes.
@@ -38,6 +75,9 @@ type Firmware struct {
 	Mode       string `json:"mode"`
 	SecureBoot bool   `json:"secure_boot"`
 	Bits       int    `json:"bits,omitempty"` // width of the UEFI firmware
+	// Keys are the SHA-256 of the certificates that the kernel trusts for
+	// modules under Secure Boot: firmware's db and shim's list.
+	Keys []string `json:"keys,omitempty"`
 }
 
 // CPU says what runs guests.
@@ -48,13 +88,21 @@ type CPU struct {
 	Virtualisation string `json:"virtualisation,omitempty"` // "vmx", "svm" or ""
 	KVM            bool   `json:"kvm"`                      // /dev/kvm made a virtual machine
 	KVMError       string `json:"kvm_error,omitempty"`
+	Lock           string `json:"lock,omitempty"` // Off when firmware has switched it off, On when not, "" unknown
 }
+
+// Values of CPU.Lock and Memory.ECC.
+const (
+	On  = "on"
+	Off = "off"
+)
 
 // Memory in bytes. Installed is the sum of what the firmware's map calls
 // "System RAM", Total what the kernel has left of it (MemTotal).
 type Memory struct {
-	Installed int64 `json:"installed"`
-	Total     int64 `json:"total"`
+	Installed int64  `json:"installed"`
+	Total     int64  `json:"total"`
+	ECC       string `json:"ecc,omitempty"` // On, Off, "" unknown
 }
 
 // Size returns the better known of the two.
@@ -77,13 +125,26 @@ type Disk struct {
 	Contents     []Content         `json:"contents"`     // by signature
 	Installation *Installation     `json:"installation"` // a system of ours
 	Udev         map[string]string `json:"udev"`         // properties that filters match
+
+	Paths  []string `json:"paths,omitempty"`   // further names of the same disk: multipath, dual port
+	DataID string   `json:"data_id,omitempty"` // 16 hex digits that name what it holds, "" for nothing
+	Health *Health  `json:"health,omitempty"`  // nil: it could not be asked
+}
+
+// Health is what the disk's own monitoring says (SMART).
+type Health struct {
+	Failing  bool  `json:"failing"`           // its own verdict
+	Wear     int   `json:"wear,omitempty"`    // per cent of the rated writes
+	Pending  int64 `json:"pending,omitempty"` // sectors that cannot be read, media errors
+	Replaced int64 `json:"replaced,omitempty"`
 }
 
 // Content is a signature on a disk or one of its partitions.
 type Content struct {
-	Where string `json:"where"` // "sda", "sda1"
-	Kind  string `json:"kind"`  // "gpt", "mbr", "lvm", "ext4", "iso9660", …
-	Name  string `json:"name"`  // label, volume group or partition name
+	Where string `json:"where"`        // "sda", "sda1"
+	Kind  string `json:"kind"`         // "gpt", "mbr", "lvm", "ext4", "iso9660", …
+	Name  string `json:"name"`         // label, volume group, pool, array or partition name
+	ID    string `json:"id,omitempty"` // UUID of the file system, group or array, GUID of the pool
 }
 
 // Installation is an installed system, known from its partition table alone.
@@ -92,6 +153,17 @@ type Installation struct {
 	GUID string `json:"guid"` // the disk's GUID
 	ESP  string `json:"esp"`  // kernel name of the partition
 	Data string `json:"data"` // kernel name of the partition
+
+	// Unfinished: the disk is marked as one whose installation was not over.
+	// Facts.Unfinished says whether that holds for the whole installation.
+	Unfinished bool `json:"unfinished,omitempty"`
+	KeepsData  bool `json:"keeps_data,omitempty"` // and it was to keep what is on the data partition
+
+	// What the data partition holds, "" where it could not be read.
+	Group string       `json:"group,omitempty"` // UUID of the volume group
+	Array string       `json:"array,omitempty"` // UUID of the md array below it
+	Pool  string       `json:"pool,omitempty"`  // GUID of the pool
+	Table *disk.Layout `json:"table,omitempty"` // the partitions as they are
 }
 
 // NIC is one wired network interface with hardware behind it.
@@ -99,7 +171,8 @@ type NIC struct {
 	Name    string            `json:"name"`
 	MAC     string            `json:"mac"`
 	Driver  string            `json:"driver"`
-	Carrier string            `json:"carrier"` // "up", "down", or "unknown" while the link is not enabled
+	Carrier string            `json:"carrier"`         // "up", "down", or "unknown" while the link is not enabled
+	Speed   int               `json:"speed,omitempty"` // Mbit/s, 0 unknown
 	Udev    map[string]string `json:"udev"`
 }
 
@@ -118,6 +191,8 @@ func (d Disk) Describe() string {
 	switch {
 	case d.Medium:
 		s = append(s, "(booted from it)")
+	case d.Installation != nil && d.Installation.Unfinished:
+		s = append(s, "(Joist installation "+d.Installation.ID+", not finished)")
 	case d.Installation != nil:
 		s = append(s, "(Joist installation "+d.Installation.ID+")")
 	case len(d.Contents) > 0:
@@ -138,12 +213,24 @@ func Bytes(n int64) string {
 	}
 }
 
-// Find returns the disk of that name.
+// Find returns the disk that a name belongs to, by any of its paths.
 func (f Facts) Find(name string) (Disk, bool) {
 	for _, d := range f.Disks {
-		if d.Name == name {
+		if d.Name == name || slices.Contains(d.Paths, name) {
 			return d, true
 		}
 	}
 	return Disk{}, false
+}
+
+// Unfinished says that the installation was cut off before it was over. Marks
+// go from one disk after the other when all is done, so that one disk without
+// a mark makes it a finished one.
+func (f Facts) Unfinished(in Installation) bool {
+	for _, d := range f.Disks {
+		if d.Installation != nil && d.Installation.ID == in.ID && !d.Installation.Unfinished {
+			return false
+		}
+	}
+	return in.Unfinished
 }

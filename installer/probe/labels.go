@@ -38,7 +38,7 @@ func (m Machine) labelled(name string, labels []string) []Content {
 	}
 	defer f.Close()
 	var out []Content
-	for _, c := range signatures(f, 0, name) {
+	for _, c := range plain(f, 0, name) {
 		for _, l := range labels {
 			if strings.EqualFold(c.Name, l) || c.Kind == "fat" && len(l) > 11 && strings.EqualFold(c.Name, l[:11]) {
 				out = append(out, c)

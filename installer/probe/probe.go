@@ -3,7 +3,6 @@ package probe
 import (
 	"bufio"
 	"bytes"
-	"encoding/binary"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -14,15 +13,16 @@ import (
 )
 
 // Machine is where to look: a root folder ("/" on a real machine), how to try
-// KVM, and the clock.
+// KVM, how to ask a disk for its health (nil: not at all), and the clock.
 type Machine struct {
-	Root string
-	KVM  func(device string) error
-	Now  func() time.Time
+	Root  string
+	KVM   func(device string) error
+	SMART func(device string) ([]byte, error) // smartctl's JSON
+	Now   func() time.Time
 }
 
 // Real is the running machine.
-func Real() Machine { return Machine{Root: "/", KVM: tryKVM, Now: time.Now} }
+func Real() Machine { return Machine{Root: "/", KVM: tryKVM, SMART: smartctl, Now: time.Now} }
 
 // MediumDir is where stage 1 mounts what the machine was booted from.
 const MediumDir = "/run/joist/medium"
@@ -32,6 +32,7 @@ const MediumDir = "/run/joist/medium"
 func (m Machine) Facts() Facts {
 	f := Facts{Time: m.Now().UTC(), Firmware: m.firmware(), CPU: m.cpu(), Memory: m.memory()}
 	f.Consoles, f.ConsoleArgs = m.consoles()
+	f.IOMMU, f.TPM, f.ZFS = m.iommu(), m.tpm(), m.zfs()
 	problem := func(err error) {
 		if err != nil {
 			f.Problems = append(f.Problems, err.Error())
@@ -46,6 +47,12 @@ func (m Machine) Facts() Facts {
 	var err error
 	f.Disks, err = m.disks(f.Medium, mounts)
 	problem(err)
+	f.Disks = mergePaths(f.Disks)
+	for i := range f.Disks {
+		if f.Disks[i].Health, err = m.health(f.Disks[i]); err != nil {
+			problem(fmt.Errorf("ask disk %s for its health: %w", f.Disks[i].Name, err))
+		}
+	}
 	f.NICs, err = m.nics()
 	problem(err)
 	return f
@@ -84,6 +91,7 @@ func (m Machine) firmware() Firmware {
 	f := Firmware{Mode: UEFI, Bits: int(m.number("sys/firmware/efi/fw_platform_size"))}
 	b, err := os.ReadFile(m.path("sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c"))
 	f.SecureBoot = err == nil && len(b) == 5 && b[4] == 1
+	f.Keys = m.moduleKeys()
 	return f
 }
 
@@ -116,6 +124,7 @@ func (m Machine) cpu() CPU {
 	} else {
 		c.KVM = true
 	}
+	c.Lock = m.lock(c.Vendor)
 	return c
 }
 
@@ -141,6 +150,7 @@ func (m Machine) memory() Memory {
 			out.Installed += int64(end-start) + 1
 		}
 	}
+	out.ECC = m.ecc()
 	return out
 }
 
@@ -229,6 +239,7 @@ func (m Machine) nics() ([]NIC, error) {
 		case "0":
 			n.Carrier = "down"
 		}
+		n.Speed = max(int(m.number(dir, "speed")), 0) // -1 or unreadable while it is not known
 		if t, err := os.Readlink(m.path(dir, "device/driver")); err == nil {
 			n.Driver = filepath.Base(t)
 		}
@@ -239,7 +250,3 @@ func (m Machine) nics() ([]NIC, error) {
 	}
 	return out, nil
 }
-
-// u32 and u64 read little-endian fields of on-disk structures.
-func u32(b []byte) uint32 { return binary.LittleEndian.Uint32(b) }
-func u64(b []byte) uint64 { return binary.LittleEndian.Uint64(b) }

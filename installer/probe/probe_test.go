@@ -8,6 +8,8 @@ import (
 	"hash/crc32"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 	"unicode/utf16"
@@ -106,6 +108,156 @@ func lvm(vg string) []byte {
 	return b
 }
 
+// hardware adds what is not disk, card or console.
+func hardware(m machine) {
+	m.write("sys/class/iommu/dmar0/x", "")
+	m.write("sys/firmware/acpi/tables/IVRS", "")
+	m.write("sys/class/tpm/tpm0/tpm_version_major", "2\n")
+	m.write("usr/sbin/zpool", "")
+	m.write("sys/firmware/dmi/entries/16-0/raw", "\x10\x17\x00\x00\x03\x03\x06")
+	m.write("sys/class/net/eth0/speed", "1000\n")
+	m.write("sys/class/net/eth1/speed", "-1\n")
+	list := append([]byte(x509Type), 28+20+0, 0, 0, 0, 0, 0, 0, 0, 20, 0, 0, 0)
+	list = append(list, make([]byte, 16)...)
+	m.write("sys/firmware/efi/efivars/MokListRT-605dab50-e046-4300-abb6-3dd810dd8b23", "\x06\x00\x00\x00"+string(list)+"cert")
+	f, err := os.Create(filepath.Join(m.root, "msr"))
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	defer f.Close()
+	if _, err := f.WriteAt([]byte{1 << 4, 0, 0, 0, 0, 0, 0, 0}, 0xc0010114); err != nil {
+		m.t.Fatal(err)
+	}
+	m.write("dev/cpu/0/x", "")
+	if err := os.Rename(f.Name(), filepath.Join(m.root, "dev/cpu/0/msr")); err != nil {
+		m.t.Fatal(err)
+	}
+	// two paths to one LUN
+	for _, n := range []string{"sdc", "sdd"} {
+		m.device(n, "pci0/host7/"+n, map[string]string{"size": "2000", "device/wwid": "naa.6001"})
+		m.image(n, 1000<<10, map[int64][]byte{4096: mdSuper(1)})
+	}
+}
+
+// mdSuper is the beginning of a version 1.2 superblock, data at 8 KiB.
+func mdSuper(level byte) []byte {
+	b := make([]byte, 136)
+	copy(b, mdMagic+"\x01")
+	copy(b[16:], "0123456789abcdef")
+	copy(b[32:], "host:data")
+	b[72], b[128] = level, 16
+	return b
+}
+
+// nvlist is the beginning of a vdev label.
+func nvlist(pairs ...[]byte) []byte {
+	b := []byte{1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1}
+	for _, p := range pairs {
+		b = append(b, p...)
+	}
+	return append(b, 0, 0, 0, 0, 0, 0, 0, 0)
+}
+
+func nvpair(name string, kind uint32, value []byte) []byte {
+	be := binary.BigEndian
+	body := be.AppendUint32(nil, uint32(len(name)))
+	body = append(body, name...)
+	for len(body)%4 != 0 {
+		body = append(body, 0)
+	}
+	body = be.AppendUint32(be.AppendUint32(body, kind), 1)
+	body = append(body, value...)
+	return append(be.AppendUint32(be.AppendUint32(nil, uint32(len(body)+8)), 0), body...)
+}
+
+// Each thing a disk may hold, with the name and id it is known by.
+func TestSignatures(t *testing.T) {
+	const size = 8 << 20
+	uuid := []byte("\x01\x23\x45\x67\x89\xab\xcd\xef\x01\x23\x45\x67\x89\xab\xcd\xef")
+	dashed := "01234567-89ab-cdef-0123-456789abcdef"
+	old := make([]byte, 136)
+	copy(old, mdMagic)
+	copy(old[20:], "ABCD")
+	copy(old[52:], "EFGHIJKLMNOP")
+	group := lvm("vg0")
+	copy(group[4096+512:], "vg0 {\nid = \"abcdef-0123-4567-89ab-cdef-0123-456789\"\n")
+	inMirror := append(make([]byte, 4096), append(mdSuper(1), make([]byte, 4096-136)...)...)
+	for _, c := range []struct {
+		at   int64
+		b    []byte
+		want []Content
+	}{
+		{0, nil, nil},
+		{1024 + 0x38, []byte("\x53\xef"), []Content{{Kind: "ext4"}}},
+		{0, append([]byte("XFSB"), append(make([]byte, 28), uuid...)...), []Content{{Kind: "xfs", ID: dashed}}},
+		{65536 + 0x20, append(uuid, append(make([]byte, 16), "_BHRfS_M"...)...), []Content{{Kind: "btrfs", ID: dashed}}},
+		{0, group, []Content{{Kind: "lvm", Name: "vg0", ID: "abcdef-0123-4567-89ab-cdef-0123-456789"}}},
+		{4096, mdSuper(5), []Content{{Kind: "md", Name: "host:data", ID: "30313233:34353637:38396162:63646566"}}},
+		{0, mdSuper(1), []Content{{Kind: "md", Name: "host:data", ID: "30313233:34353637:38396162:63646566"}}},
+		{size - 8192, mdSuper(1), []Content{{Kind: "md", Name: "host:data", ID: "30313233:34353637:38396162:63646566"}}},
+		{size - 65536, old, []Content{{Kind: "md", ID: "41424344:45464748:494a4b4c:4d4e4f50"}}},
+		{0, append(inMirror, group...), []Content{{Kind: "md", Name: "host:data", ID: "30313233:34353637:38396162:63646566"}, {Kind: "lvm", Name: "vg0", ID: "abcdef-0123-4567-89ab-cdef-0123-456789"}}},
+		{16 << 10, nvlist(nvpair("version", 8, []byte{0, 0, 0, 0, 0, 0, 19, 0x88}), nvpair("name", 9, []byte("\x00\x00\x00\x05rpool\x00\x00\x00")), nvpair("pool_guid", 8, []byte{0, 0, 0, 0, 0, 0, 1, 0})),
+			[]Content{{Kind: "zfs", Name: "rpool", ID: "256"}}},
+		{510, []byte("\x55\xaa"), []Content{{Kind: "mbr"}}},
+		{100, []byte("x"), []Content{{Kind: "unknown"}}},
+	} {
+		b := make([]byte, size)
+		copy(b[c.at:], c.b)
+		d := Disk{Name: "sda", Size: size, Sector: 512}
+		Contents(bytesAt(b), &d)
+		for i := range c.want {
+			c.want[i].Where = "sda"
+		}
+		if !slices.Equal(d.Contents, c.want) || (d.DataID == "") != (len(c.want) == 0) {
+			t.Errorf("at %d: %+v %q, want %+v", c.at, d.Contents, d.DataID, c.want)
+		}
+	}
+}
+
+func TestParseSMART(t *testing.T) {
+	for in, want := range map[string]*Health{
+		`{}`:                               nil,
+		`{"smart_status":{"passed":true}}`: {},
+		`{"smart_status":{"passed":true},"nvme_smart_health_information_log":{"critical_warning":4,"percentage_used":101,"media_errors":2}}`:                         {Failing: true, Wear: 101, Pending: 2},
+		`{"smart_status":{"passed":true},"scsi_percentage_used_endurance_indicator":7}`:                                                                              {Wear: 7},
+		`{"smart_status":{"passed":true},"ata_smart_attributes":{"table":[{"id":5,"raw":{"value":3}},{"id":198,"raw":{"value":4294967296}},{"id":231,"value":40}]}}`: {Wear: 60, Replaced: 3},
+	} {
+		got, err := parseSMART([]byte(in))
+		if err != nil || (got == nil) != (want == nil) || got != nil && *got != *want {
+			t.Errorf("%s: %+v %v", in, got, err)
+		}
+	}
+	if _, err := parseSMART([]byte("smartctl: not found")); err == nil {
+		t.Error("no JSON is no report")
+	}
+}
+
+func TestMergePaths(t *testing.T) {
+	got := mergePaths([]Disk{
+		{Name: "sda", Bus: "scsi", WWN: "0x1", Size: 9}, {Name: "sdb", Bus: "scsi", WWN: "0x1", Size: 9, InUse: []string{"/x"}}, {Name: "sdc", Bus: "scsi", WWN: "0x1", Size: 8},
+		{Name: "sdd", Bus: "scsi", Serial: "S", Size: 9}, {Name: "sde", Bus: "scsi", Serial: "S", Size: 9, ReadOnly: true},
+		{Name: "sdf", Bus: "usb", Serial: "S", Size: 9}, {Name: "sdg", Bus: "usb", Serial: "S", Size: 9}, {Name: "sdh", Bus: "scsi", Size: 9}, {Name: "sdi", Bus: "scsi", Size: 9},
+	})
+	var names []string
+	for _, d := range got {
+		names = append(names, strings.Join(append([]string{d.Name}, d.Paths...), "+"))
+	}
+	if s := strings.Join(names, " "); s != "sda+sdb sdc sdd+sde sdf sdg sdh sdi" || len(got[0].InUse) != 1 || !got[2].ReadOnly {
+		t.Errorf("%s %+v", s, got)
+	}
+}
+
+// What firmware stores is read whatever it is.
+func FuzzCertificates(f *testing.F) {
+	f.Add(append([]byte(x509Type), 48, 0, 0, 0, 0, 0, 0, 0, 20, 0, 0, 0))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if n := len(certificates(b)); n > len(b)/17 {
+			t.Errorf("%d certificates in %d bytes", n, len(b))
+		}
+	})
+}
+
 func TestFactsGolden(t *testing.T) {
 	m := machine{t, t.TempDir()}
 	m.write("sys/firmware/efi/fw_platform_size", "64\n")
@@ -147,10 +299,17 @@ func TestFactsGolden(t *testing.T) {
 	} {
 		m.write("sys/class/net/"+k, v)
 	}
+	hardware(m)
 	if err := os.Symlink("../../drivers/virtio_net", filepath.Join(m.root, "sys/class/net/eth0/device/driver")); err != nil {
 		t.Fatal(err)
 	}
 	f := Machine{Root: m.root, KVM: func(string) error { return errors.New("create a virtual machine: not supported") },
+		SMART: func(d string) ([]byte, error) {
+			if filepath.Base(d) == "sdb" {
+				return nil, errors.New("timed out")
+			}
+			return []byte(`{"smart_status":{"passed":false},"endurance_used":{"current_percent":93},"ata_smart_attributes":{"table":[{"id":197,"raw":{"value":8}}]}}`), nil
+		},
 		Now: func() time.Time { return time.Unix(1e9, 0) }}.Facts()
 	b, err := json.MarshalIndent(f, "", "  ")
 	if err != nil {
@@ -173,9 +332,13 @@ func TestFactsGolden(t *testing.T) {
 // A disk's content is written by anybody: no bytes may upset the readers.
 func FuzzContents(f *testing.F) {
 	f.Add(lvm("x"))
+	f.Add(append(make([]byte, 4096), mdSuper(1)...))
+	f.Add(append(make([]byte, 16<<10), nvlist(nvpair("name", 9, []byte("\x00\x00\x00\x05rpool\x00\x00\x00")), nvpair("pool_guid", 8, make([]byte, 8)))...))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		r := bytesAt(b)
-		signatures(r, 0, "sda")
+		signatures(r, 0, int64(len(b)), "sda")
+		d := Disk{Name: "sda", Size: int64(len(b)), Sector: 512}
+		Contents(r, &d)
 	})
 }
 
@@ -190,4 +353,20 @@ func (b bytesAt) ReadAt(p []byte, off int64) (int, error) {
 		return n, errors.New("short")
 	}
 	return n, nil
+}
+
+func TestImages(t *testing.T) {
+	m := machine{t, t.TempDir()}
+	m.image("a.img", 20e9, map[int64][]byte{512: table(512, []string{"home"}, []uint64{2048}), 1<<20 + 1024 + 0x38: []byte("\x53\xef")})
+	m.image("b.img", 512, nil)
+	f, err := Images([]string{m.root + "/dev/a.img", m.root + "/dev/b.img"})
+	if err != nil || len(f.Disks) != 2 || f.Disks[0].Name != "sda" || f.Disks[0].Size != 20e9 || f.Disks[0].Contents[1].Kind != "ext4" ||
+		f.Disks[0].DataID == "" || f.Disks[1].DataID != "" || f.Disks[1].Udev["ID_SERIAL_SHORT"] != "b.img" {
+		t.Errorf("%v %+v", err, f.Disks)
+	}
+	for _, bad := range [][]string{{m.root}, {m.root + "/none"}, make([]string, 27)} {
+		if _, err := Images(bad); err == nil {
+			t.Errorf("%v was read", bad)
+		}
+	}
 }

@@ -127,13 +127,13 @@ func askDisk(t Terminal, f probe.Facts, a *answer.Answer) error {
 			continue
 		}
 		a.Disk.List = []string{d.Name}
-		return confirmReplace(t, d, a)
+		return confirmReplace(t, f, d, a)
 	}
 }
 
 // confirmReplace wants the id of the system that would be lost.
-func confirmReplace(t Terminal, d probe.Disk, a *answer.Answer) error {
-	if d.Installation == nil {
+func confirmReplace(t Terminal, f probe.Facts, d probe.Disk, a *answer.Answer) error {
+	if d.Installation == nil || f.Unfinished(*d.Installation) && !d.Installation.KeepsData {
 		return nil
 	}
 	t.Print(fmt.Sprintf("This disk holds Joist installation %s. Type its id to replace it: ", d.Installation.ID))

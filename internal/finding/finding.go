@@ -33,6 +33,20 @@ func (l Level) String() string {
 // MarshalText makes reports readable for machines and people alike.
 func (l Level) MarshalText() ([]byte, error) { return []byte(l.String()), nil }
 
+// UnmarshalText reads what MarshalText wrote; a word that a newer sender knows
+// stops the work.
+func (l *Level) UnmarshalText(b []byte) error {
+	switch string(b) {
+	case "note":
+		*l = Note
+	case "warning":
+		*l = Warn
+	default:
+		*l = Stop
+	}
+	return nil
+}
+
 // Finding is one sentence about one place.
 type Finding struct {
 	Level  Level  `json:"level"`

@@ -2,6 +2,8 @@ package initramfs
 
 import (
 	"bytes"
+	"debug/elf"
+	"encoding/binary"
 	"flag"
 	"fmt"
 	"io"
@@ -26,14 +28,20 @@ func system(t *testing.T) *tree.Node {
 	root := tree.New()
 	mods := "/usr/lib/modules/" + kernel + "/"
 	for p, text := range map[string]string{
-		mods + "kernel/drivers/nvme/host/nvme.ko.xz":      "nvme",
-		mods + "kernel/drivers/nvme/host/nvme-core.ko.xz": "core",
-		mods + "kernel/drivers/md/dm-verity.ko.xz":        "verity",
-		mods + "kernel/lib/reed_solomon.ko.xz":            "rs",
-		mods + "kernel/fs/isofs/isofs.ko.xz":              "isofs",
-		mods + "kernel/drivers/net/tun.ko.xz":             "tun",
-		mods + "modules.dep": "kernel/drivers/nvme/host/nvme.ko.xz: kernel/drivers/nvme/host/nvme-core.ko.xz\nkernel/drivers/nvme/host/nvme-core.ko.xz:\n" +
-			"kernel/drivers/md/dm-verity.ko.xz: kernel/lib/reed_solomon.ko.xz\nkernel/lib/reed_solomon.ko.xz:\nkernel/fs/isofs/isofs.ko.xz:\nkernel/drivers/net/tun.ko.xz:\n",
+		mods + "kernel/drivers/nvme/host/nvme.ko":      module(t, "license=GPL", "firmware=nvme/a.bin", "alias=firmware=no"),
+		mods + "kernel/drivers/nvme/host/nvme-core.ko": module(t, "firmware=nvme/a.bin", "firmware=nvme/*.img", "firmware=nvme/gone-*.img"),
+		mods + "kernel/drivers/md/dm-verity.ko":        module(t),
+		mods + "kernel/lib/reed_solomon.ko":            module(t, "firmware=absent.fw", "firmware=packed.fw", "firmware=absent.fw"),
+		mods + "kernel/fs/isofs/isofs.ko":              module(t),
+		mods + "kernel/drivers/net/tun.ko":             module(t, "firmware=not-in-the-initrd.bin"),
+		"/usr/lib/firmware/nvme/a.bin":                 "firmware a",
+		"/usr/lib/firmware/nvme/b.img":                 "firmware b",
+		"/usr/lib/firmware/nvme/c.img.zst":             "firmware c",
+		"/usr/lib/firmware/nvme/deep/d.img":            "not matched",
+		"/usr/lib/firmware/packed.fw.xz":               "packed firmware",
+		"/usr/lib/firmware/other.bin":                  "nobody's",
+		mods + "modules.dep": "kernel/drivers/nvme/host/nvme.ko: kernel/drivers/nvme/host/nvme-core.ko\nkernel/drivers/nvme/host/nvme-core.ko:\n" +
+			"kernel/drivers/md/dm-verity.ko: kernel/lib/reed_solomon.ko\nkernel/lib/reed_solomon.ko:\nkernel/fs/isofs/isofs.ko:\nkernel/drivers/net/tun.ko:\n",
 		mods + "modules.alias":                                "# Aliases\nalias pci:v*sv*bc01sc08i02* nvme\nalias iso9660 isofs\nalias char-major-10-200 tun\n",
 		mods + "modules.softdep":                              "# Soft\nsoftdep dm-verity pre: sha256\nsoftdep tun pre: x\n",
 		mods + "modules.builtin":                              "kernel/fs/ext4/ext4.ko\n",
@@ -50,6 +58,27 @@ func system(t *testing.T) *tree.Node {
 		}
 	}
 	return root
+}
+
+// module makes an ELF file that has nothing but a .modinfo section.
+func module(t *testing.T, info ...string) string {
+	t.Helper()
+	const names = "\x00.modinfo\x00.shstrtab\x00"
+	text := strings.Join(info, "\x00") + "\x00"
+	h := elf.Header64{Type: uint16(elf.ET_REL), Machine: uint16(elf.EM_X86_64), Version: 1, Ehsize: 64, Shentsize: 64, Shnum: 3, Shstrndx: 2,
+		Shoff: uint64(64 + len(text) + len(names))}
+	copy(h.Ident[:], elf.ELFMAG)
+	h.Ident[elf.EI_CLASS], h.Ident[elf.EI_DATA], h.Ident[elf.EI_VERSION] = byte(elf.ELFCLASS64), byte(elf.ELFDATA2LSB), 1
+	var b bytes.Buffer
+	for _, v := range []any{h, []byte(text), []byte(names), elf.Section64{},
+		elf.Section64{Name: 1, Type: uint32(elf.SHT_PROGBITS), Off: 64, Size: uint64(len(text))},
+		elf.Section64{Name: 10, Type: uint32(elf.SHT_STRTAB), Off: uint64(64 + len(text)), Size: uint64(len(names))},
+	} {
+		if err := binary.Write(&b, binary.LittleEndian, v); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return b.String()
 }
 
 func pack(t *testing.T, sys *tree.Node) ([]byte, Parts) {
@@ -80,7 +109,9 @@ func list(t *testing.T, archive []byte) string {
 			if err != nil {
 				t.Fatal(err)
 			}
-			body = fmt.Sprintf(" %q", c)
+			if body = fmt.Sprintf(" %q", c); bytes.HasPrefix(c, []byte(elf.ELFMAG)) {
+				body = " (a module)"
+			}
 		}
 		dev := ""
 		if r.Rmajor != 0 {
@@ -100,6 +131,12 @@ func TestWrite(t *testing.T) {
 	again, _ := pack(t, system(t))
 	if !bytes.Equal(image, again) {
 		t.Error("two initrds of equal trees differ")
+	}
+	if diff := cmp.Diff([]string{"nvme_core: nvme/gone-*.img", "reed_solomon: absent.fw"}, parts.NoFirmware); diff != "" {
+		t.Error(diff)
+	}
+	if want := int64(len("firmware a" + "firmware b" + "firmware c" + "packed firmware")); parts.Firmware != want {
+		t.Errorf("firmware has %d bytes, want %d", parts.Firmware, want)
 	}
 	if parts.Microcode%512 != 0 || parts.Total != int64(len(image)) || parts.Init != 4 || parts.Modules <= 0 {
 		t.Errorf("parts are %+v of %d bytes", parts, len(image))
@@ -135,7 +172,7 @@ func TestWrite(t *testing.T) {
 func TestWriteRefuses(t *testing.T) {
 	for what, remove := range map[string]string{
 		"modules.dep": "read the modules' dependencies", "modules.alias": "read the modules' index",
-		"kernel/lib/reed_solomon.ko.xz": "reed_solomon.ko.xz is named in modules.dep and missing",
+		"kernel/lib/reed_solomon.ko": "reed_solomon.ko is named in modules.dep and missing",
 	} {
 		sys := system(t)
 		sys.Remove("/usr/lib/modules/" + kernel + "/" + what)
@@ -153,12 +190,23 @@ func TestWriteRefuses(t *testing.T) {
 	if _, parts := pack(t, sys); parts.Microcode != 0 {
 		t.Errorf("parts are %+v", parts)
 	}
+	for text, want := range map[string]string{
+		"text": "nvme.ko says of itself", module(t, "firmware=/etc/shadow"): "no path below", module(t, "firmware=../x*"): "no path below", module(t, "firmware=[x"): "syntax error",
+	} {
+		sys := system(t)
+		if err := sys.AddFile("/usr/lib/modules/"+kernel+"/kernel/drivers/nvme/host/nvme.ko", 0o644, tree.Bytes(text)); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := Write(io.Discard, Spec{System: sys, Kernel: kernel}); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%q: error is %v, want %q in it", text, err, want)
+		}
+	}
 }
 
 func TestWanted(t *testing.T) {
 	for file, want := range map[string]bool{
-		"kernel/drivers/nvme/host/nvme.ko.xz": true, "kernel/drivers/md/dm-verity.ko.xz": true, "kernel/drivers/net/tun.ko.xz": false,
-		"kernel/drivers/usb/storage/uas.ko": true, "kernel/drivers/usb/serial/usbserial.ko.xz": false,
+		"kernel/drivers/nvme/host/nvme.ko": true, "kernel/drivers/md/dm-verity.ko": true, "kernel/drivers/net/tun.ko": false,
+		"kernel/drivers/usb/storage/uas.ko": true, "kernel/drivers/usb/serial/usbserial.ko": false,
 	} {
 		if Wanted(file) != want {
 			t.Errorf("%s is wanted: %v", file, !want)

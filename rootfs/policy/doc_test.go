@@ -41,9 +41,10 @@ rootfs/policy; change those, not this page.
 Packages are unpacked, never installed. For everything that an installation
 would do, a table says what the builder does instead, or why nothing is missed.
 The tables are closed: a maintainer script, a trigger, a diversion, an
-alternative, a statoverride, an account, a program with a set-user-ID bit or a
-request to systemd in a udev rule that they do not name stops the build with a
-finding. A script or trigger can be accepted in joist.toml (docs/build.md).
+alternative, a statoverride, an account, a program with a set-user-ID bit, a
+unit of systemd, init or cron, or a request to systemd in a udev rule that they
+do not name stops the build with a finding. A script, trigger or unit can be
+accepted in joist.toml (docs/build.md).
 
 ## Wanted
 
@@ -76,6 +77,10 @@ What these depend on comes along. Versions and hashes are in joist.lock.
 			kept = "kept"
 		}
 		p("| `%s` | %s | %s |\n", x.Path, kept, cell(x.Why))
+	}
+	p("\n## Services and jobs\n\nUnits of systemd, scripts of init and jobs of cron that packages bring. All stay out.\n\n| package | units | instead, or why nothing is missed |\n|---|---|---|\n")
+	for _, s := range units {
+		p("| `%s` | `%s` | %s |\n", s.Package, strings.Join(s.Units, "`, `"), cell(s.Why))
 	}
 	p("\n## udev rules that count on systemd\n\n| file | asks for | instead |\n|---|---|---|\n")
 	for _, w := range wants {

@@ -217,11 +217,66 @@ func TestReasons(t *testing.T) {
 	}
 }
 
+// TestServices: each unit has one answer, and what is answered stays out.
+func TestServices(t *testing.T) {
+	type key struct{ pkg, unit string }
+	seen := map[key]bool{}
+	for _, s := range units {
+		if !packageRE.MatchString(s.Package) || strings.HasSuffix(s.Package, "*") || len(s.Units) == 0 || s.Why == "" {
+			t.Errorf("service %+v", s)
+		}
+		for _, u := range s.Units {
+			if u == "" || u == "*" || seen[key{s.Package, u}] {
+				t.Errorf("%s: unit %q is twice in the table, or stands for all", s.Package, u)
+			}
+			seen[key{s.Package, u}] = true
+			if why, ok := Unit(s.Package, strings.TrimSuffix(u, "*")); !ok || why != s.Why {
+				t.Errorf("%s: another entry answers for %s: %s", s.Package, u, why)
+			}
+		}
+	}
+	if _, ok := Unit("bash", "lxc.service"); ok {
+		t.Error("the unit of one package answers for another's")
+	}
+	for _, d := range unitDirs {
+		if _, ok := UnitOf(d.dir + "x"); !ok {
+			t.Errorf("%s holds no units", d.dir)
+		}
+	}
+}
+
+func TestUnitOf(t *testing.T) {
+	for file, want := range map[string]string{
+		"/usr/lib/systemd/system/lxc@.service":                           "lxc@.service",
+		"/lib/systemd/system/old.service":                                "old.service",
+		"/usr/lib/systemd/system/sysinit.target.wants/udev.service":      "udev.service",
+		"/usr/lib/systemd/system/udev.service.d/10-x.conf":               "udev.service",
+		"/usr/lib/systemd/user/ssh-agent.socket":                         "user/ssh-agent.socket",
+		"/usr/lib/systemd/user/graphical.target.wants/ssh-agent.service": "user/ssh-agent.service",
+		"/etc/init.d/lxc":                                 "init.d/lxc",
+		"/etc/init.d/.depend.boot":                        "",
+		"/etc/cron.d/e2scrub_all":                         "cron.d/e2scrub_all",
+		"/etc/cron.daily/.placeholder":                    "",
+		"/usr/lib/systemd/system-shutdown/mdadm.shutdown": "system-shutdown/mdadm.shutdown",
+		"/usr/lib/systemd/system/":                        "",
+		"/usr/lib/systemd/systemd-udevd":                  "",
+		"/usr/share/doc/systemd/system/x.service":         "",
+	} {
+		got, ok := UnitOf(file)
+		if got != want || ok != (want != "") {
+			t.Errorf("%s is %q (%v), want %q", file, got, ok, want)
+		}
+	}
+}
+
 func TestDrop(t *testing.T) {
 	for p, want := range map[string]bool{
 		"/usr/share/doc/bash/README": true, "/usr/share/doc/bash/copyright": false, "/usr/share/doc/bash": false, "/usr/share/doc": false,
 		"/usr/share/man/man1/ls.1.gz": true, "/usr/bin/ls": false, "/etc/init.d/udev": true, "/usr/share/common-licenses/GPL-3": false,
 		"/usr/lib/udev/rules.d/69-lvm.rules": true, "/usr/lib/udev/rules.d/56-lvm.rules": false,
+		"/usr/share/keymaps/i386/qwerty/us.kmap.gz": false, "/usr/share/keymaps/include/compose.latin1.inc.gz": false, "/usr/share/keymaps/mac/x": true,
+		// What apparmor_parser needs for the profiles of containers.
+		"/etc/apparmor.d/abstractions/lxc/container-base": false, "/etc/apparmor.d/lxc-containers": false, "/etc/apparmor.d/tunables/global": false,
 	} {
 		if _, got := Drop(p); got != want {
 			t.Errorf("%s is dropped: %v", p, got)

@@ -27,7 +27,7 @@ var scripts = []Rule{
 	{Package: "adduser", Scripts: both, Why: upgrades},
 	{Package: "amd64-microcode", Scripts: post, Why: initrd},
 	{Package: "intel-microcode", Scripts: post, Why: initrd},
-	{Package: "apparmor", Scripts: all, Why: "home directories of desktop users; no profile is loaded at boot but those joistd makes", Do: []Action{
+	{Package: "apparmor", Scripts: all, Why: "home directories of desktop users; of the profiles joist-init loads the few that containers need", Do: []Action{
 		{Op: Write, Path: "/etc/apparmor.d/tunables/home.d/site.local", Arg: "", Perm: 0o644},
 		{Op: Write, Path: "/etc/apparmor.d/tunables/xdg-user-dirs.d/site.local", Arg: "", Perm: 0o644},
 	}},
@@ -47,7 +47,9 @@ var scripts = []Rule{
 		{Op: Dir, Path: "/var/lib/chrony", Perm: 0o750, UID: 991, GID: 991},
 		{Op: Dir, Path: "/var/log/chrony", Perm: 0o750, UID: 991, GID: 991},
 		{Op: Write, Path: "/etc/chrony/chrony.keys", Perm: 0o640, GID: 991},
+		{Op: Write, Path: "/etc/apparmor.d/local/usr.sbin.chronyd", Perm: 0o644}, // the profile does not compile without it
 	}, Covers: []Cover{cover(Statoverride, "$d", "the files and folders it stands for are made above, with these owners")}},
+	{Package: "console-data", Scripts: postcfg, Why: "asks for a keyboard and loads its map; joist-init loads that of the node's configuration"},
 	{Package: "debianutils", Scripts: post, Why: "alternative of which, and the list of shells", Do: []Action{
 		{Op: Link, Path: "/usr/bin/which", Arg: "which.debianutils"},
 		{Op: Write, Path: "/etc/shells", Arg: "/bin/sh\n/bin/bash\n/usr/bin/bash\n", Perm: 0o644},

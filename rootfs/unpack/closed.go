@@ -31,7 +31,8 @@ func checkScripts(p Package, o Options, fl *finding.List) {
 				"package %s brings the maintainer script %s, and no rule says what the builder does instead", name(p), s)
 			continue
 		}
-		if policy.Needless(s) {
+		// A config script does nothing but ask (debconf-devel(7)), often in Perl.
+		if policy.Needless(s) || s == "config" {
 			continue
 		}
 		list, err := calls(p.Scripts[s])
@@ -50,6 +51,20 @@ func checkScripts(p Package, o Options, fl *finding.List) {
 		if _, ok := policy.Trigger(t.Name); !ok && !o.Accept[at] {
 			fl.Stopf("unknown-trigger", name(p)+":triggers", acceptHint(at),
 				"package %s has the trigger %s, and no rule says what the builder does instead", name(p), t.Name)
+		}
+	}
+}
+
+// checkUnits reports what a package would have systemd, init or cron start
+// and no rule answers.
+func checkUnits(p part, o Options, fl *finding.List) {
+	units := slices.Clone(p.units)
+	slices.Sort(units)
+	for _, u := range slices.Compact(units) {
+		at := p.name + ":unit:" + u
+		if _, ok := policy.Unit(p.name, u); !ok && !o.Accept[at] {
+			fl.Stopf("unknown-unit", at, acceptHint(at),
+				"package %s brings %s for systemd, init or cron to start, and no rule says what does its work", p.name, u)
 		}
 	}
 }

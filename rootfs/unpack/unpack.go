@@ -35,7 +35,7 @@ func name(p Package) string { return p.Control.Get("Package") }
 // Options choose between an image and a tree of tools.
 type Options struct {
 	Drop   bool            // leave out what policy.Drop names
-	Accept map[string]bool // "package:script" that joist.toml accepts although no rule covers it
+	Accept map[string]bool // "package:script", "package:unit:NAME" … that joist.toml accepts although no rule covers it
 }
 
 // Tree unpacks the packages. base-files comes first, because it brings the
@@ -61,6 +61,7 @@ func Tree(ctx context.Context, pkgs []Package, o Options) (*tree.Node, finding.L
 		if err := merge(root, part, &fl); err != nil {
 			return nil, fl, fmt.Errorf("unpack %s: %w", part.name, err)
 		}
+		checkUnits(part, o, &fl)
 	}
 	for _, p := range pkgs {
 		checkScripts(p, o, &fl)
@@ -72,6 +73,7 @@ func Tree(ctx context.Context, pkgs []Package, o Options) (*tree.Node, finding.L
 type part struct {
 	name    string
 	entries []entry
+	units   []string // of systemd, init and cron; filled for images only
 }
 
 type entry struct {
@@ -111,6 +113,9 @@ func read(ctx context.Context, p Package, o Options) (part, error) {
 			return nil
 		}
 		if o.Drop {
+			if u, ok := policy.UnitOf(at); ok && h.Typeflag != tar.TypeDir {
+				out.units = append(out.units, u)
+			}
 			if _, drop := policy.Drop(at); drop {
 				return nil
 			}

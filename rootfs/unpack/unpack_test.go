@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"joist/internal/finding"
 	"joist/rootfs/deb"
@@ -161,6 +162,8 @@ func TestTreeScripts(t *testing.T) {
 		{"new diversion", pkg(t, "nano", map[string]string{"postinst": "#!/bin/sh\ndpkg-divert --package nano --add --rename --divert /a.real /usr/bin/a\n"}), nil, []string{"error unknown-diversion nano:postinst"}},
 		{"new statoverride", pkg(t, "nano", map[string]string{"postinst": "#!/bin/sh\ndpkg-statoverride --list /x || dpkg-statoverride --update --add root root 4755 /x\n"}), nil, []string{"error unknown-statoverride nano:postinst"}},
 		{"new account", pkg(t, "nano", map[string]string{"postinst": "#!/bin/sh\nadduser --system nano\n"}), nil, []string{"error unknown-account nano:postinst"}},
+		{"questions", pkg(t, "nano", map[string]string{"config": "#!/usr/bin/perl\n"}), nil, []string{"error unknown-script nano:config"}},
+		{"known questions", pkg(t, "console-data", map[string]string{"config": "#!/usr/bin/perl\n"}), nil, []string{}},
 		{"no shell", pkg(t, "nano", map[string]string{"postinst": "#!/usr/bin/perl\n"}), nil, []string{"error unreadable-script nano:postinst"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -174,6 +177,41 @@ func TestTreeScripts(t *testing.T) {
 			}
 			if diff := cmp.Diff(c.want, codes(fl)); diff != "" {
 				t.Error(diff)
+			}
+		})
+	}
+}
+
+// A unit that the table does not name stops the build of an image, with
+// package and unit; links and drop-ins count for the unit they are about.
+func TestTreeUnits(t *testing.T) {
+	const units = "usr/lib/systemd/system/"
+	known := pkg(t, "lxcfs", nil, entryOf(units+"lxcfs.service", ""), entryOf("etc/init.d/lxcfs", ""), dir(units+"x.target.wants"), link(tar.TypeSymlink, units+"x.target.wants/lxcfs.service", "../lxcfs.service"))
+	fresh := pkg(t, "nano", nil, entryOf(units+"nanod.service", ""), entryOf("etc/cron.daily/nano", ""), dir(units+"nanod.service.d"), entryOf(units+"nanod.service.d/a.conf", ""), entryOf(units+"lxcfs.service", ""))
+	all := []string{"error unknown-unit nano:unit:cron.daily/nano", "error unknown-unit nano:unit:lxcfs.service", "error unknown-unit nano:unit:nanod.service"}
+	for _, c := range []struct {
+		name string
+		o    Options
+		want []string
+	}{
+		{"image", Options{Drop: true}, all},
+		{"accepted", Options{Drop: true, Accept: map[string]bool{"nano:unit:nanod.service": true, "nano:unit:lxcfs.service": true}}, all[:1]},
+		{"tools", Options{}, nil},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			pkgs := []Package{known, fresh}
+			if !c.o.Drop { // their files would be in the way of each other
+				pkgs = pkgs[1:]
+			}
+			root, fl, err := Tree(t.Context(), pkgs, c.o)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(c.want, codes(fl), cmpopts.EquateEmpty()); diff != "" {
+				t.Error(diff)
+			}
+			if there := root.Lookup("/"+units+"nanod.service") != nil; there == c.o.Drop {
+				t.Errorf("the unit is in the tree: %v", there)
 			}
 		})
 	}

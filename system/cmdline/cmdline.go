@@ -33,6 +33,7 @@ type Options struct {
 	Trial       bool   // the slot has not been marked good yet
 	Answer      string // joist.answer=
 	RescueMount bool   // joist.rescue=mount
+	Keyboard    string // joist.keyboard=: layout, where nothing else says one
 	Verbose     bool   // debug, loglevel= or ignore_loglevel: leave the kernel's messages alone
 	Consoles    []string
 	Params      map[string][]string // module name → "param=value", as modprobe(8) takes them from the command line
@@ -45,6 +46,7 @@ var (
 	guid  = regexp.MustCompile(`^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$`)
 	// LVM UUIDs are 32 characters of [0-9a-zA-Z] in groups 6-4-4-4-4-4-6.
 	vgUUID = regexp.MustCompile(`^[0-9a-zA-Z]{6}(-[0-9a-zA-Z]{4}){5}-[0-9a-zA-Z]{6}$`)
+	layout = regexp.MustCompile(`^[a-z]{2}(-[a-z]{2})?$`)
 	tty    = regexp.MustCompile(`^[a-zA-Z][a-zA-Z0-9/]{0,30}$`)
 	modArg = regexp.MustCompile(`^([a-zA-Z][a-zA-Z0-9_-]*)\.([a-zA-Z][a-zA-Z0-9_]*(=.*)?)$`)
 )
@@ -129,6 +131,10 @@ func (o *Options) set(key, val string) string {
 		o.Trial = val == "1"
 	case "answer":
 		o.Answer = val
+	case "keyboard":
+		if layout.MatchString(val) { // no reason not to start
+			o.Keyboard = val
+		}
 	case "rescue":
 		o.RescueMount = val == "mount"
 	}

@@ -47,6 +47,14 @@ func TestParseErrors(t *testing.T) {
 	}
 }
 
+func TestKeyboardIsNoReasonNotToStart(t *testing.T) {
+	for val, want := range map[string]string{"de": "de", "fr-ch": "fr-ch", "../x": "", "DE": ""} {
+		if o, err := Parse(nodeLine + " joist.keyboard=" + val); o.Keyboard != want || err != nil {
+			t.Errorf("%s: got %q, %v", val, o.Keyboard, err)
+		}
+	}
+}
+
 func TestWords(t *testing.T) {
 	got := words(` a="b c"  d "e=f g" ` + "\n")
 	if strings.Join(got, "|") != "a=b c|d|e=f g" {

@@ -159,37 +159,44 @@ func (s *Set) Flush(d time.Duration) {
 	}
 }
 
-// Enter returns when somebody presses Enter on one of the consoles, or when
-// ctx ends; true says it was a person.
-func (s *Set) Enter(ctx context.Context) bool {
-	pressed := make(chan struct{}, len(s.to))
+// Enter returns when somebody presses Enter on one of the consoles, and which
+// one it is, or when ctx ends; true says it was a person. What was typed
+// before does not count: lines echo, and people press keys while they wait.
+func (s *Set) Enter(ctx context.Context) (name string, ok bool) {
+	pressed := make(chan string, len(s.to))
 	for _, l := range s.to {
+		Discard(int(l.file().Fd()))
 		go func() {
-			b := make([]byte, 64)
-			for {
-				n, err := l.file().Read(b)
-				if err != nil || n == 0 {
-					if err != nil && err != io.EOF {
-						return
-					}
-					select {
-					case <-ctx.Done():
-						return
-					case <-time.After(200 * time.Millisecond):
-					}
-					continue
-				}
-				if strings.ContainsAny(string(b[:n]), "\r\n") {
-					pressed <- struct{}{}
-					return
-				}
+			if l.enter(ctx) {
+				pressed <- l.name
 			}
 		}()
 	}
 	select {
-	case <-pressed:
-		return true
+	case name := <-pressed:
+		return name, true
 	case <-ctx.Done():
-		return false
+		return "", false
 	}
+}
+
+// enter reads until there is a line's end.
+func (l *line) enter(ctx context.Context) bool {
+	b := make([]byte, 64)
+	for ctx.Err() == nil {
+		n, err := l.file().Read(b)
+		if strings.ContainsAny(string(b[:n]), "\r\n") {
+			return true
+		}
+		if err != nil && err != io.EOF {
+			return false
+		}
+		if n == 0 {
+			select {
+			case <-ctx.Done():
+			case <-time.After(200 * time.Millisecond):
+			}
+		}
+	}
+	return false
 }

@@ -1,7 +1,9 @@
 package dashboard
 
 import (
+	"context"
 	"flag"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -26,6 +28,7 @@ func states() map[string]State {
 	bad.API = node.APIStatus{}
 	bad.Services = []node.Service{{Name: "udevd", State: "running"}, {Name: "joistd", State: "backoff", Restarts: 7, Error: "exit status 1"},
 		{Name: "chrony", State: "running", Restarts: 2, Error: "killed by SIGSEGV \x1b[2J"}}
+	bad.Phases = []node.Phase{{Name: "start udevd", State: node.PhaseDone}, {Name: "activate thin pool", State: node.PhaseFailed, Error: "lvm: no such volume"}}
 	return map[string]State{"good": good, "bad": bad, "early": {Version: "0.1.0", InitErr: "PID 1 does not answer"}}
 }
 
@@ -81,5 +84,33 @@ func TestSerial(t *testing.T) {
 		if serial(path) != want {
 			t.Errorf("%s", path)
 		}
+	}
+}
+
+func TestEnterLeavesTheRestToTheLogIn(t *testing.T) {
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	w.WriteString("abc\rroot\n")
+	w.Close()
+	var b strings.Builder
+	calls := 0
+	enter, err := show(t.Context(), &screen{w: &b}, pressed(r), func() (int, int) { return 80, 24 },
+		func() State { calls++; return states()["good"] })
+	rest, _ := io.ReadAll(r)
+	if !enter || err != nil || calls == 0 || string(rest) != "root\n" || !strings.Contains(b.String(), "Press Enter to log in.") {
+		t.Errorf("got %v, %v, %d pictures, rest %q", enter, err, calls, rest)
+	}
+}
+
+func TestWithoutAnybodyItEndsWithTheContext(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	var b strings.Builder
+	enter, err := show(ctx, &screen{w: &b}, pressed(strings.NewReader("no end of line")), func() (int, int) { cancel(); return 80, 24 },
+		func() State { return State{} })
+	if enter || err != nil || b.Len() == 0 {
+		t.Errorf("got %v, %v", enter, err)
 	}
 }

@@ -20,8 +20,9 @@ type State struct {
 	Net      node.NetStatus
 	API      node.APIStatus
 	Services []node.Service
-	InitErr  string // why PID 1 could not be asked
-	Booted   string // when the kernel started, local time
+	Phases   []node.Phase // of the boot
+	InitErr  string       // why PID 1 could not be asked
+	Booted   string       // when the kernel started, local time
 	CPUs     int
 	Load     float64 // one minute
 	MemUsed  int64   // bytes
@@ -54,9 +55,11 @@ func Render(s State, cols, rows int) string {
 		p.line("")
 		p.section("Problems", bad)
 	}
-	if len(p.out) > rows-1 {
-		p.out = append(p.out[:rows-2], "  ...")
+	if room := rows - 1 - 2; len(p.out) > room {
+		p.out = append(p.out[:room-1], "  ...")
 	}
+	p.line("")
+	p.line("Press Enter to log in.")
 	return strings.Join(p.out, "\n") + "\n"
 }
 
@@ -172,6 +175,11 @@ func mark(v node.Service) string {
 
 // problems says what a person should look at: the cause, not every symptom.
 func problems(s State) (out []string) {
+	for _, p := range s.Phases {
+		if p.State == node.PhaseFailed {
+			out = append(out, p.Name+": "+p.Error)
+		}
+	}
 	for _, v := range s.Services {
 		switch {
 		case v.State == "backoff" || v.State == "failed":

@@ -10,17 +10,21 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"joist/api/node"
+	"joist/system/console"
 )
 
 const every = 2 * time.Second
 
 // Run shows the dashboard on the terminal ("/dev/tty1", "ttyS0") until ctx
-// ends or the terminal is gone.
+// ends or the terminal is gone. When somebody presses Enter the process
+// becomes a log-in there, with the session and the controlling terminal that
+// PID 1 gave it; PID 1 starts the dashboard again when that ends.
 func Run(ctx context.Context, ttyPath string) error {
 	if !strings.HasPrefix(ttyPath, "/") {
 		ttyPath = "/dev/" + ttyPath
@@ -30,24 +34,80 @@ func Run(ctx context.Context, ttyPath string) error {
 		return fmt.Errorf("open terminal: %w", err)
 	}
 	defer t.Close()
-	sc := screen{w: t, text: serial(ttyPath)}
+	console.Cooked(int(t.Fd()), false)
+	defer console.Cooked(int(t.Fd()), true)
+	size := func() (cols, rows int) {
+		// A serial line says 0 x 0.
+		if ws, err := unix.IoctlGetWinsize(int(t.Fd()), unix.TIOCGWINSZ); err == nil && ws.Col > 0 && ws.Row > 0 {
+			return int(ws.Col), int(ws.Row)
+		}
+		return Cols, Rows
+	}
+	enter, err := show(ctx, &screen{w: t, text: serial(ttyPath)}, pressed(t), size, func() State { return Gather("/") })
+	if err != nil {
+		return fmt.Errorf("write to %s: %w", ttyPath, err)
+	}
+	if enter {
+		return logIn(t)
+	}
+	return nil
+}
+
+// show draws until ctx ends or, true, Enter is pressed.
+func show(ctx context.Context, sc *screen, enter <-chan struct{}, size func() (cols, rows int), gather func() State) (bool, error) {
 	tick := time.NewTicker(every)
 	defer tick.Stop()
 	for {
-		cols, rows := Cols, Rows
-		// A serial line says 0 x 0.
-		if ws, err := unix.IoctlGetWinsize(int(t.Fd()), unix.TIOCGWINSZ); err == nil && ws.Col > 0 && ws.Row > 0 {
-			cols, rows = int(ws.Col), int(ws.Row)
-		}
-		if err := sc.show(Gather("/"), cols, rows); err != nil {
-			return fmt.Errorf("write to %s: %w", ttyPath, err)
+		cols, rows := size()
+		if err := sc.show(gather(), cols, rows); err != nil {
+			return false, err
 		}
 		select {
 		case <-ctx.Done():
-			return nil
+			return false, nil
+		case <-enter:
+			return true, nil
 		case <-tick.C:
 		}
 	}
+}
+
+// pressed reports Enter once. It reads no further: the rest is the log-in's.
+func pressed(r io.Reader) <-chan struct{} {
+	c := make(chan struct{}, 1)
+	go func() {
+		b := make([]byte, 1)
+		for {
+			n, err := r.Read(b)
+			if err != nil {
+				return // the terminal is gone; writing to it says so
+			}
+			if n == 1 && (b[0] == '\n' || b[0] == '\r') {
+				c <- struct{}{}
+				return
+			}
+		}
+	}()
+	return c
+}
+
+// login is util-linux' login(1). It asks for the name, delays and logs wrong
+// passwords through PAM, and takes the terminal from whoever else has it.
+const login = "/bin/login"
+
+// logIn becomes login(1), which finds its terminal on descriptors 0 to 2.
+func logIn(t *os.File) error {
+	console.Cooked(int(t.Fd()), true)
+	if _, err := io.WriteString(t, "\r\n"); err != nil {
+		return fmt.Errorf("begin log-in: %w", err)
+	}
+	for fd := range 3 {
+		if err := unix.Dup3(int(t.Fd()), fd, 0); err != nil {
+			return fmt.Errorf("begin log-in: %w", err)
+		}
+	}
+	err := syscall.Exec(login, []string{"login"}, os.Environ())
+	return fmt.Errorf("begin log-in: run %s: %w", login, err)
 }
 
 // serial reports a terminal that is not one of the kernel's own: it may be a
@@ -104,7 +164,7 @@ func Gather(root string) State {
 	if reply, err := ask(root + node.InitSocket); err != nil {
 		s.InitErr = err.Error()
 	} else {
-		s.Services = reply.Services
+		s.Services, s.Phases = reply.Services, reply.Phases
 	}
 	machine(root, &s)
 	return s

@@ -34,16 +34,22 @@ func Insert(file, params string) error {
 		return err
 	}
 	defer f.Close()
-	flags := 0
-	switch filepath.Ext(file) {
-	case ".xz", ".zst", ".gz":
-		flags = unix.MODULE_INIT_COMPRESSED_FILE
-	}
-	err = unix.FinitModule(int(f.Fd()), params, flags)
+	err = unix.FinitModule(int(f.Fd()), params, flags(file))
 	if errors.Is(err, unix.EEXIST) {
 		return nil
 	}
 	return err
+}
+
+// flags tells the kernel to decompress the file; it knows the one method it
+// was built for (CONFIG_MODULE_COMPRESS_*) and refuses others, and it takes a
+// plain module for a damaged archive when it is told to decompress that.
+func flags(file string) int {
+	switch filepath.Ext(file) {
+	case ".xz", ".zst", ".gz":
+		return unix.MODULE_INIT_COMPRESSED_FILE
+	}
+	return 0
 }
 
 // Load loads the named modules (or what their aliases stand for) and all that

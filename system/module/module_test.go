@@ -122,3 +122,11 @@ func FuzzGlob(f *testing.F) {
 		}
 	})
 }
+
+func TestFlagsFollowTheFile(t *testing.T) {
+	for file, want := range map[string]int{"/lib/a.ko": 0, "b.ko.xz": unix.MODULE_INIT_COMPRESSED_FILE, "b.ko.zst": unix.MODULE_INIT_COMPRESSED_FILE} {
+		if got := flags(file); got != want || Name(file) != filepath.Base(file)[:1] {
+			t.Errorf("%s: got %d, name %q", file, got, Name(file))
+		}
+	}
+}

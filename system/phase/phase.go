@@ -7,11 +7,14 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"joist/api/node"
 )
 
 // Log writes lines with the time since the kernel started.
@@ -57,10 +60,10 @@ func Uptime() time.Duration {
 
 // Phase is one named step.
 type Phase struct {
-	Name       string // "mount state volume": verb and object
-	Fatal      bool   // the list ends when it fails
-	Background bool   // the next phase starts at once; see After
-	After      []string
+	Name       string        // "mount state volume": verb and object
+	Fatal      bool          // the list ends when it fails
+	Background bool          // the next phase starts at once
+	After      []string      // earlier phases that must have ended, well or badly
 	Deadline   time.Duration // 0: one minute
 	Run        func(ctx context.Context) error
 }
@@ -74,52 +77,109 @@ type Error struct {
 func (e *Error) Error() string { return e.Phase + ": " + e.Err.Error() }
 func (e *Error) Unwrap() error { return e.Err }
 
-// Run runs the phases in order. A background phase is waited for by those
-// that name it in After and at the end of the list. The first fatal failure
-// ends the list; failures of other phases are said and returned by name.
-func Run(ctx context.Context, log *Log, phases []Phase) (failed map[string]error, err error) {
-	type result struct {
-		done chan struct{}
-		err  error
+// Board shows how far a Run is to who asks from another goroutine. The zero
+// Board shows nothing yet.
+type Board struct {
+	mu   sync.Mutex
+	list []node.Phase
+}
+
+// Phases lists all phases of the run, in order.
+func (b *Board) Phases() []node.Phase {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return slices.Clone(b.list)
+}
+
+func (b *Board) put(p node.Phase) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for i := range b.list {
+		if b.list[i].Name == p.Name {
+			b.list[i] = p
+			return
+		}
 	}
-	running := map[string]*result{}
-	failed = map[string]error{}
-	settle := func(p Phase, r *result) error {
-		<-r.done
-		if r.err == nil {
-			return nil
-		}
-		failed[p.Name] = r.err
-		if p.Fatal {
-			return &Error{p.Name, r.err}
-		}
+	b.list = append(b.list, p)
+}
+
+// result is how one phase ended; err may be read once done is closed.
+type result struct {
+	phase Phase
+	done  chan struct{}
+	err   error
+}
+
+// fatal is the failure for which the list ends, nil when there is none.
+func (r *result) fatal() error {
+	if r.err == nil || !r.phase.Fatal {
 		return nil
 	}
-	byName := map[string]Phase{}
+	return &Error{r.phase.Name, r.err}
+}
+
+// Run runs the phases in order. Each waits for those that it names in After;
+// a background phase does so by itself, so that the next one starts at once.
+// Run returns when all have ended, or at the first fatal failure: then it
+// starts no more. Failures of other phases are said and returned by name. The
+// board, which may be nil, shows the run.
+func Run(ctx context.Context, log *Log, board *Board, phases []Phase) (failed map[string]error, err error) {
+	if board == nil {
+		board = &Board{}
+	}
 	for _, p := range phases {
-		byName[p.Name] = p
-		for _, name := range p.After {
-			if r := running[name]; r != nil {
-				if err := settle(byName[name], r); err != nil {
-					return failed, err
-				}
+		board.put(node.Phase{Name: p.Name, State: node.PhaseWaiting})
+	}
+	var all []*result
+	over := make(chan struct{})
+	defer close(over) // what still waits does not start any more
+	failed = map[string]error{}
+	settle := func(r *result) error {
+		<-r.done
+		if r.err != nil {
+			failed[r.phase.Name] = r.err
+		}
+		return r.fatal()
+	}
+	for _, p := range phases {
+		r := &result{phase: p, done: make(chan struct{})}
+		var after []*result
+		for _, a := range all {
+			if slices.Contains(p.After, a.phase.Name) {
+				after = append(after, a)
 			}
 		}
-		r := &result{done: make(chan struct{})}
-		running[p.Name] = r
-		go func() {
-			defer close(r.done)
-			r.err = one(ctx, log, p)
-		}()
+		all = append(all, r)
 		if p.Background {
+			go func() {
+				defer close(r.done)
+				for _, a := range after {
+					select {
+					case <-a.done:
+					case <-over:
+						return
+					}
+					if a.fatal() != nil {
+						return // Run ends with it
+					}
+				}
+				r.err = one(ctx, log, board, p)
+			}()
 			continue
 		}
-		if err := settle(p, r); err != nil {
+		for _, a := range after {
+			if err := settle(a); err != nil {
+				return failed, err
+			}
+		}
+		r.err = one(ctx, log, board, p)
+		close(r.done)
+		if err := settle(r); err != nil {
 			return failed, err
 		}
 	}
-	for _, p := range phases {
-		if err := settle(p, running[p.Name]); err != nil {
+	for _, r := range all {
+		if err := settle(r); err != nil {
 			return failed, err
 		}
 	}
@@ -128,7 +188,7 @@ func Run(ctx context.Context, log *Log, phases []Phase) (failed map[string]error
 
 // one runs a phase in a goroutine of its own and leaves it behind at its
 // deadline: a mount(2) that hangs in the kernel cannot be interrupted.
-func one(ctx context.Context, log *Log, p Phase) error {
+func one(ctx context.Context, log *Log, board *Board, p Phase) error {
 	limit := p.Deadline
 	if limit == 0 {
 		limit = time.Minute
@@ -137,6 +197,7 @@ func one(ctx context.Context, log *Log, p Phase) error {
 	defer cancel()
 	begun := time.Now()
 	log.Printf("started   %s", p.Name)
+	board.put(node.Phase{Name: p.Name, State: node.PhaseRunning})
 	end := make(chan error, 1)
 	go func() { end <- p.Run(ctx) }()
 	var err error
@@ -153,9 +214,12 @@ func one(ctx context.Context, log *Log, p Phase) error {
 	took := time.Since(begun).Seconds()
 	if err != nil {
 		// errors.Join puts each of several on a line of its own.
-		log.Printf("FAILED    %s (%.2f s): %s", p.Name, took, strings.ReplaceAll(err.Error(), "\n", "; "))
+		text := strings.ReplaceAll(err.Error(), "\n", "; ")
+		log.Printf("FAILED    %s (%.2f s): %s", p.Name, took, text)
+		board.put(node.Phase{Name: p.Name, State: node.PhaseFailed, Error: text})
 		return err
 	}
+	board.put(node.Phase{Name: p.Name, State: node.PhaseDone})
 	log.Printf("finished  %s (%.2f s)", p.Name, took)
 	return nil
 }

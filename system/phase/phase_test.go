@@ -16,7 +16,7 @@ func run(t *testing.T, phases []Phase) (string, map[string]error, error) {
 	var b strings.Builder
 	l := NewLog(&b)
 	l.Since = func() time.Duration { return 1500 * time.Millisecond }
-	failed, err := Run(context.Background(), l, phases)
+	failed, err := Run(context.Background(), l, nil, phases)
 	l.mu.Lock() // nothing writes any more in the middle of the comparison
 	defer l.mu.Unlock()
 	return took.ReplaceAllString(b.String(), "(T)"), failed, err
@@ -65,6 +65,51 @@ func TestDeadline(t *testing.T) {
 	_, _, err := run(t, []Phase{{Name: "hang", Fatal: true, Deadline: 10 * time.Millisecond,
 		Run: func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }}})
 	if !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestBackgroundPhasesWaitByThemselves(t *testing.T) {
+	devices, board := make(chan struct{}), &Board{}
+	states := func() string {
+		var out []string
+		for _, p := range board.Phases() {
+			out = append(out, p.Name+" "+p.State)
+		}
+		return strings.Join(out, ", ")
+	}
+	var between string
+	_, err := Run(context.Background(), NewLog(), board, []Phase{
+		{Name: "devices", Background: true, Run: func(context.Context) error { <-devices; return errors.New("two\nlines") }},
+		{Name: "pool", Background: true, After: []string{"devices"}, Run: func(context.Context) error { return nil }},
+		{Name: "services", Run: func(context.Context) error {
+			between = states()
+			close(devices)
+			return nil
+		}},
+	})
+	// Whether the goroutine of "devices" ran already is the scheduler's choice.
+	if err != nil || !strings.HasSuffix(between, "pool waiting, services running") {
+		t.Errorf("got %q, %v", between, err)
+	}
+	if got := states(); got != "devices failed, pool done, services done" || board.Phases()[0].Error != "two; lines" {
+		t.Errorf("got %q, %q", got, board.Phases()[0].Error)
+	}
+}
+
+func TestNothingStartsAfterAFatalFailure(t *testing.T) {
+	bad, hold := errors.New("no disk"), make(chan struct{})
+	never := func(context.Context) error { t.Error("started"); return nil }
+	_, err := Run(context.Background(), NewLog(), nil, []Phase{
+		{Name: "slow", Background: true, Run: func(context.Context) error { <-hold; return nil }},
+		{Name: "behind slow", Background: true, After: []string{"slow"}, Run: never},
+		{Name: "disk", Fatal: true, Background: true, Run: func(context.Context) error { return bad }},
+		{Name: "behind disk", Background: true, After: []string{"disk"}, Run: never},
+		{Name: "needs disk", After: []string{"disk"}, Run: never},
+	})
+	close(hold)
+	var pe *Error
+	if !errors.As(err, &pe) || pe.Phase != "disk" || !errors.Is(err, bad) {
 		t.Errorf("got %v", err)
 	}
 }

@@ -65,7 +65,7 @@ func (s *system) answer(req node.InitRequest) node.InitReply {
 	var err error
 	switch req.Verb {
 	case "status":
-		return node.InitReply{OK: true, Services: s.sup.Status()}
+		return node.InitReply{OK: true, Services: s.sup.Status(), Phases: s.board.Phases()}
 	case "reboot":
 		s.end <- ending{why: "asked to restart"}
 	case "poweroff":

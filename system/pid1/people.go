@@ -79,10 +79,17 @@ func (s *system) rescue(ctx context.Context) {
 		if err != nil {
 			fmt.Fprintf(s.screens, "  %v\n", err)
 		}
+		layout := nodeKeyboard(rescueDir + "/state/lib/joist/node/node.json")
+		if s.opt.Keyboard == "" { // the command line is the latest word
+			if err := quietly(SetKeymap(ctx, s.run, layout)); err != nil {
+				fmt.Fprintf(s.screens, "  %v\n", err)
+			}
+		}
 	} else {
 		fmt.Fprintf(s.screens, "  \"joist-init rescue-mount\" shows its state, read-only, below %s.\n", rescueDir)
 	}
-	fmt.Fprintf(s.screens, "  \"reboot\" and \"poweroff\" end this.\n\n")
+	fmt.Fprintf(s.screens, "  \"joist-init keymap LAYOUT\" sets the keyboard, \"joist-init rescue help\" lists commands for disks and modules.\n"+
+		"  \"reboot\" and \"poweroff\" end this.\n\n")
 	s.screens.Flush(time.Second)
 	s.shells(ctx)
 }
@@ -100,7 +107,7 @@ func (s *system) shells(ctx context.Context) {
 }
 
 // shell runs one log-in shell on a console and waits for its end.
-func (s *system) shell(ctx context.Context, console string) {
+func (s *system) shell(ctx context.Context, console string, env ...string) {
 	tty, err := os.OpenFile("/dev/"+console, os.O_RDWR|unix.O_NOCTTY, 0)
 	if err != nil {
 		s.log.Printf("          open %s for a shell: %v", console, err)
@@ -108,7 +115,7 @@ func (s *system) shell(ctx context.Context, console string) {
 		return
 	}
 	a := proc.Attr{Path: "/bin/bash", Argv: []string{"-bash"}, Dir: "/root", TTY: true,
-		Env: append(proc.Env(), "TERM="+term(console)), Files: []*os.File{tty, tty, tty}}
+		Env: append(append(proc.Env(), "TERM="+term(console)), env...), Files: []*os.File{tty, tty, tty}}
 	if _, err := os.Stat(a.Dir); err != nil {
 		a.Dir = "/"
 	}

@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -14,6 +15,7 @@ import (
 	"joist/api/node"
 	"joist/internal/run"
 	"joist/system/cmdline"
+	"joist/system/devlog"
 	"joist/system/module"
 	"joist/system/phase"
 )
@@ -26,52 +28,94 @@ var cures = map[string]string{
 
 const (
 	phaseUdev     = "start udevd"
-	phaseColdplug = "coldplug devices"
+	phaseDisks    = "coldplug disks and network cards"
+	phaseColdplug = "coldplug other devices"
 	phaseModules  = "load kernel modules"
 	phaseActivate = "activate state volume"
 	phaseVar      = "check and mount /var"
 	phaseLocal    = "check and mount /var/lib/vz"
+	phaseServices = "start services"
+	phaseCard     = "find network card"
+	phaseHostKey  = "make SSH host key"
 	phasePool     = "activate thin pool"
+	phaseAppArmor = "load AppArmor profiles"
 )
 
+// backgroundTime is for work that nobody at the console waits for; it shares
+// the processors with services that start.
+const backgroundTime = 5 * time.Minute
+
 // phases is the boot of each mode, in order. Devices come up in the
-// background while the state volume is brought up.
+// background, and services do not wait for all of them: each starts with the
+// phase that brings what it needs (late). Guests wait for the last phase.
 func (s *system) phases() []phase.Phase {
 	list := []phase.Phase{
-		{Name: phaseModules, Background: true, Run: s.modules},
 		{Name: phaseUdev, Fatal: true, Run: s.startUdev},
-		{Name: phaseColdplug, Background: true, Deadline: 2 * time.Minute, Run: s.coldplug},
+		{Name: phaseDisks, Background: true, Deadline: settleTime, Run: s.coldplugFirst},
 	}
 	if s.opt.Mode == cmdline.Node {
 		list = append(list,
 			phase.Phase{Name: phaseActivate, Fatal: true, Deadline: 2 * time.Minute, Run: s.activateState},
 			phase.Phase{Name: phaseVar, Fatal: true, Deadline: 20 * time.Minute, Run: s.mountVar},
-			phase.Phase{Name: phaseLocal, Deadline: 20 * time.Minute, Run: s.mountLocal},
-			phase.Phase{Name: phasePool, Background: true, Deadline: 10 * time.Minute, After: []string{phaseColdplug}, Run: s.activatePool})
+			phase.Phase{Name: phaseLocal, Deadline: 20 * time.Minute, Run: s.mountLocal})
 	} else {
 		list = append(list, phase.Phase{Name: "mount /var in memory", Fatal: true, Run: s.memoryVar})
 	}
 	list = append(list,
 		phase.Phase{Name: "populate /var", Run: func(context.Context) error { return populate() }},
-		phase.Phase{Name: "open logs", Run: func(context.Context) error { return s.machine.openLogs(node.LogDir) }},
-		phase.Phase{Name: "render /etc", Fatal: true, Run: func(context.Context) error {
-			if err := s.load("overlay"); err != nil {
-				return err
-			}
-			return makeEtc(s.log.Printf)
-		}},
+		phase.Phase{Name: "open logs", Run: s.openLogs},
+		phase.Phase{Name: "render /etc", Fatal: true, Run: func(context.Context) error { return makeEtc(s.log.Printf) }},
 		phase.Phase{Name: "set kernel parameters", Run: s.kernelParameters},
-		phase.Phase{Name: "open control socket", Run: s.listen})
+		phase.Phase{Name: "open control socket", Run: s.listen},
+		phase.Phase{Name: "load keymap", Background: true, Run: s.loadKeymap})
 	if s.opt.Mode == cmdline.Node {
-		list = append(list, phase.Phase{Name: "make SSH host key", Background: true, Run: s.hostKey})
+		return append(list, s.nodePhases()...)
 	}
 	return append(list,
-		phase.Phase{Name: "start services", Fatal: true, After: []string{phaseModules, phaseColdplug, "make SSH host key"}, Run: s.startServices})
+		phase.Phase{Name: phaseModules, Background: true, Deadline: backgroundTime, Run: s.modules},
+		phase.Phase{Name: phaseColdplug, Background: true, Deadline: settleTime, After: []string{phaseDisks}, Run: s.coldplugRest},
+		// The installer lists disks and network cards, people type commands.
+		phase.Phase{Name: phaseServices, Fatal: true, After: []string{phaseModules, phaseColdplug}, Run: s.startServices})
 }
 
-func (s *system) modules(context.Context) error { return s.load(wanted...) }
+// nodePhases ends the boot of a node: services, and what they and guests need
+// beside.
+func (s *system) nodePhases() []phase.Phase {
+	list := []phase.Phase{
+		{Name: phaseCard, Background: true, Deadline: settleTime, Run: s.findCard},
+		{Name: phaseHostKey, Background: true, Run: s.hostKey},
+		{Name: phaseServices, Fatal: true, Run: s.startServices},
+		{Name: phaseModules, Background: true, Deadline: backgroundTime, Run: s.modules},
+		{Name: phasePool, Background: true, Deadline: 10 * time.Minute, After: []string{phaseDisks}, Run: s.activatePool},
+		{Name: phaseColdplug, Background: true, Deadline: settleTime, After: []string{phaseDisks}, Run: s.coldplugRest},
+		{Name: phaseAppArmor, Background: true, Deadline: backgroundTime, After: []string{phaseDisks}, Run: s.loadAppArmor},
+	}
+	for _, l := range late {
+		list = append(list, phase.Phase{Name: "start " + l.service, Background: true, After: []string{phaseServices, l.phase},
+			Run: func(context.Context) error { return s.start(l.service) }})
+	}
+	return list
+}
 
-func (s *system) load(names ...string) error {
+// late are the services of a node that start after a phase of their own.
+var late = [...]struct{ service, phase string }{
+	{"network", phaseCard},
+	{"sshd", phaseHostKey},
+	{dmeventd, phasePool},
+}
+
+func isLate(service string) bool {
+	for _, l := range late {
+		if l.service == service {
+			return true
+		}
+	}
+	return false
+}
+
+// modules loads what will be needed. File systems are not among it: the kernel
+// asks modprobe(8) for theirs when they are mounted.
+func (s *system) modules(context.Context) error {
 	rel, err := module.Release()
 	if err != nil {
 		return err
@@ -81,7 +125,7 @@ func (s *system) load(names ...string) error {
 		return err
 	}
 	l := &module.Loader{Index: x, Params: s.opt.Params, Insert: module.Insert}
-	return l.Load(names...)
+	return l.Load(wanted(s.opt.Mode)...)
 }
 
 func (s *system) startUdev(ctx context.Context) error {
@@ -89,17 +133,6 @@ func (s *system) startUdev(ctx context.Context) error {
 		return err
 	}
 	return s.sup.Wait(ctx, udevd)
-}
-
-// coldplug has udevd handle every device that the kernel already knows and
-// waits until it is done.
-func (s *system) coldplug(ctx context.Context) error {
-	if _, err := s.run.Run(ctx, run.Cmd{Path: "udevadm", Args: []string{"trigger", "--type=all", "--action=add",
-		"--prioritized-subsystem=module,block,net,tty,input"}}); err != nil {
-		return err
-	}
-	_, err := s.run.Run(ctx, run.Cmd{Path: "udevadm", Args: []string{"settle", "--timeout=110"}})
-	return err
 }
 
 func (s *system) activateState(ctx context.Context) (err error) {
@@ -147,7 +180,7 @@ func (s *system) mountVolume(ctx context.Context, name, target string, flags uin
 // moment, and thin_check then calls a sound pool damaged.
 func (s *system) activatePool(ctx context.Context) (err error) {
 	for range 3 {
-		if err = activate(ctx, s.run, s.data, s.opt.StateVG, "data"); err == nil {
+		if err = activate(ctx, s.run, s.data, s.opt.StateVG, thinPool); err == nil {
 			return nil
 		}
 		select {
@@ -192,29 +225,68 @@ func loopbackUp() error {
 	return nil
 }
 
-// hostKey makes the SSH host key at the first start that needs one.
+// hostKey makes the SSH host key at the first start that needs one. An empty
+// file is what a power cut leaves of one that was just made.
 func (s *system) hostKey(ctx context.Context) error {
 	if st, err := os.Stat(node.KeysFile); err != nil || st.Size() == 0 {
 		return nil
 	}
-	if _, err := os.Stat(sshKey); err == nil {
+	if st, err := os.Stat(sshKey); err == nil && st.Size() > 0 {
 		return nil
 	}
-	_, err := s.run.Run(ctx, run.Cmd{Path: "ssh-keygen", Args: []string{"-q", "-t", "ed25519", "-N", "", "-f", sshKey}})
-	return err
-}
-
-// startServices starts what belongs to the mode. What the image or the node's
-// configuration lacks (chrony, keys for sshd) is said and left out.
-func (s *system) startServices(context.Context) error {
-	kept, left := present("/", s.specs)
-	for _, name := range left {
-		s.log.Printf("          service %s is left out: its program or configuration is not there", name)
-	}
-	for _, spec := range kept {
-		if err := s.sup.Start(spec.Name); err != nil {
+	fresh := sshKey + ".new"
+	for _, f := range []string{fresh, fresh + ".pub"} { // ssh-keygen asks before it overwrites
+		if err := os.Remove(f); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return err
 		}
 	}
+	if _, err := s.run.Run(ctx, run.Cmd{Path: "ssh-keygen", Args: []string{"-q", "-t", "ed25519", "-N", "", "-f", fresh}}); err != nil {
+		return err
+	}
+	key, err := os.ReadFile(fresh)
+	if err != nil {
+		return err
+	}
+	return errors.Join(node.WriteFile(sshKey, 0o600, key), os.Remove(fresh), os.Remove(fresh+".pub"))
+}
+
+// startServices starts what belongs to the mode and does not wait for a phase
+// of its own. On a node the dashboards own the screens from here on.
+func (s *system) startServices(context.Context) error {
+	if s.opt.Mode == cmdline.Node {
+		s.log.Printf("started   services; the system is up")
+		s.screens.Flush(time.Second)
+		s.screens.Mute(true)
+	}
+	var names []string
+	for _, spec := range s.specs {
+		if !isLate(spec.Name) {
+			names = append(names, spec.Name)
+		}
+	}
+	return s.start(names...)
+}
+
+// start starts services. What the image or the node's configuration lacks
+// (chrony, keys for sshd) is said and left out.
+func (s *system) start(names ...string) error {
+	for _, spec := range s.specs {
+		switch {
+		case !slices.Contains(names, spec.Name):
+		case !present("/", spec):
+			s.log.Printf("          service %s is left out: its program or configuration is not there", spec.Name)
+		default:
+			if err := s.sup.Start(spec.Name); err != nil {
+				return err
+			}
+		}
+	}
 	return nil
+}
+
+// openLogs moves the logs to the disk, and takes messages from who knows
+// syslog(3) only.
+func (s *system) openLogs(context.Context) error {
+	_, err := devlog.Listen(devlog.Path, s.machine.Log("syslog").Line)
+	return errors.Join(err, s.machine.openLogs(node.LogDir))
 }

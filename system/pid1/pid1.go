@@ -29,6 +29,7 @@ const (
 	bootLog      = "/run/joist/boot.log"
 	watchdogTime = 30 * time.Second
 	failureTime  = 30 * time.Second // how long a fatal failure stays on the screen
+	shellIdle    = "900"            // seconds; bash(1), TMOUT
 )
 
 // system is PID 1's own state.
@@ -37,6 +38,7 @@ type system struct {
 	consoles []string
 	screens  *console.Set
 	log      *phase.Log
+	board    phase.Board // of the boot
 	procs    *proc.Table
 	run      proc.Runner
 	machine  *machine
@@ -77,7 +79,7 @@ func Main() {
 	go func() {
 		err := s.prepare(ctx)
 		if err == nil {
-			_, err = phase.Run(people, s.log, s.phases())
+			_, err = phase.Run(people, s.log, &s.board, s.phases())
 		}
 		switch {
 		case people.Err() != nil:
@@ -122,10 +124,8 @@ func (s *system) running(ctx context.Context) {
 	go s.powerButton(ctx)
 	switch s.opt.Mode {
 	case cmdline.Node:
-		s.log.Printf("started   services; the system is up")
-		// From here on the dashboards own the screens.
-		s.screens.Flush(time.Second)
-		s.screens.Mute(true)
+		s.log.Printf("          the boot is over")
+		s.sup.Follow(ctx, dmeventd, s.monitor)
 	case cmdline.Install:
 		go s.install(ctx)
 	default:
@@ -133,13 +133,14 @@ func (s *system) running(ctx context.Context) {
 	}
 }
 
-// failed shows a fatal failure. A node restarts: on trial the loader counts
-// the tries down to the other slot. In the other modes a person is there and
-// gets a shell, to look and to help.
+// failed shows a fatal failure and offers a shell. A node where nobody takes
+// it restarts: on trial the loader counts the tries down to the other slot.
+// In the other modes a person is there.
 func (s *system) failed(ctx context.Context, err error) {
-	what, next := err.Error(), "The machine restarts in 30 s."
+	s.screens.Mute(false)
+	what, next := err.Error(), "Press Enter within 30 s for a shell, or the machine restarts."
 	if s.opt.Mode != cmdline.Node {
-		next = "A shell follows; leaving it restarts the machine."
+		next = "Press Enter for a shell; leaving it restarts the machine."
 	}
 	hint := "look at " + bootLog + "; if it stays so, start the other slot or the medium's rescue entry from the boot menu"
 	var p *phase.Error
@@ -147,14 +148,20 @@ func (s *system) failed(ctx context.Context, err error) {
 		hint = cures[p.Phase]
 	}
 	fmt.Fprintf(s.screens, "\n*** Joist cannot start: PID 1, %s\n*** What to do: %s.\n*** %s\n\n", what, hint, next)
-	if s.opt.Mode != cmdline.Node {
-		go func() {
-			s.shell(ctx, s.consoles[len(s.consoles)-1])
-			s.end <- ending{why: "shell left after a failed start"}
-		}()
-		return
+	s.screens.Flush(time.Second)
+	wait, cancel := context.WithCancel(ctx)
+	if s.opt.Mode == cmdline.Node {
+		wait, cancel = context.WithTimeout(ctx, failureTime)
 	}
-	time.AfterFunc(failureTime, func() { s.end <- ending{why: "start failed"} })
+	defer cancel()
+	why := "start failed"
+	if tty, ok := s.screens.Enter(wait); ok {
+		s.shell(ctx, tty, "TMOUT="+shellIdle) // a line that echoes presses Enter too
+		why = "shell left after a failed start"
+	}
+	if ctx.Err() == nil {
+		s.end <- ending{why: why}
+	}
 }
 
 // signals turns what kernel and programs send into an ending: SIGINT comes

@@ -5,9 +5,14 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
+	"golang.org/x/sys/unix"
+
+	"joist/api/node"
 	"joist/internal/run"
 	"joist/system/cmdline"
 	"joist/system/service"
@@ -15,7 +20,7 @@ import (
 
 func TestServicesOfEveryModeHaveAnOrder(t *testing.T) {
 	for mode, want := range map[cmdline.Mode]string{
-		cmdline.Node:    "udevd network joistd chrony sshd lxcfs dashboard-tty1 dashboard-ttyS0",
+		cmdline.Node:    "udevd network joistd chrony sshd lxcfs dmeventd dashboard-tty1 dashboard-ttyS0 login-tty2 login-tty3",
 		cmdline.Install: "udevd",
 		cmdline.Rescue:  "udevd",
 	} {
@@ -36,14 +41,156 @@ func TestServicesOfEveryModeHaveAnOrder(t *testing.T) {
 	}
 }
 
-func TestPresentLeavesOutWhatIsNotThere(t *testing.T) {
+func TestSessionsFollowTheConsoles(t *testing.T) {
+	for consoles, want := range map[string]string{"ttyS0": "dashboard-ttyS0", "": "", "tty1": "dashboard-tty1 login-tty2 login-tty3"} {
+		var names []string
+		for _, s := range sessions(strings.Fields(consoles)) {
+			names = append(names, s.Name)
+			if !s.Session || s.TTY == "" {
+				t.Errorf("%s has no session", s.Name)
+			}
+		}
+		if got := strings.Join(names, " "); got != want {
+			t.Errorf("%s: got %q", consoles, got)
+		}
+	}
+}
+
+func TestPresent(t *testing.T) {
 	root := t.TempDir()
 	os.WriteFile(filepath.Join(root, "empty"), nil, 0o644)
 	os.WriteFile(filepath.Join(root, "full"), []byte("x"), 0o644)
-	kept, left := present(root, []service.Spec{{Name: "a", Needs: []string{"/full"}}, {Name: "b", Needs: []string{"/full", "/empty"}},
-		{Name: "c", Needs: []string{"/none"}}, {Name: "d", After: []string{"a", "b"}}})
-	if strings.Join(left, " ") != "b c" || len(kept) != 2 || strings.Join(kept[1].After, " ") != "a" {
-		t.Errorf("kept %+v, left %q", kept, left)
+	for needs, want := range map[string]bool{"": true, "/full": true, "/full /empty": false, "/none": false} {
+		if got := present(root, service.Spec{Needs: strings.Fields(needs)}); got != want {
+			t.Errorf("%q: got %v", needs, got)
+		}
+	}
+}
+
+// Every phase must come after those that it waits for, or it waits for none.
+func TestPhasesWaitForEarlierOnes(t *testing.T) {
+	for _, mode := range []cmdline.Mode{cmdline.Node, cmdline.Install, cmdline.Rescue} {
+		s := &system{opt: cmdline.Options{Mode: mode}}
+		seen := map[string]bool{}
+		for _, p := range s.phases() {
+			for _, a := range p.After {
+				if !seen[a] {
+					t.Errorf("%s: %q waits for %q, which is not before it", mode, p.Name, a)
+				}
+			}
+			if seen[p.Name] {
+				t.Errorf("%s: %q is there twice", mode, p.Name)
+			}
+			seen[p.Name] = true
+		}
+	}
+}
+
+func TestServicesOfANodeWaitForNoDevices(t *testing.T) {
+	s := &system{opt: cmdline.Options{Mode: cmdline.Node}}
+	for _, p := range s.phases() {
+		if p.Name == phaseServices && len(p.After) > 0 {
+			t.Errorf("services wait for %q", p.After)
+		}
+		if p.Name == phasePool && strings.Join(p.After, " ") != phaseDisks {
+			t.Errorf("the pool waits for %q", p.After)
+		}
+	}
+	for _, l := range late {
+		found := false
+		for _, spec := range services(cmdline.Node, nil) {
+			found = found || spec.Name == l.service
+		}
+		if !found {
+			t.Errorf("%s is no service", l.service)
+		}
+	}
+}
+
+func TestTriggerTellsSubsystemsApart(t *testing.T) {
+	one := strings.Join(trigger("--subsystem-match=", first), " ")
+	two := strings.Join(trigger("--subsystem-nomatch=", append(append([]string(nil), noise...), first...)), " ")
+	for _, sub := range first {
+		if !strings.Contains(one, "--subsystem-match="+sub) || !strings.Contains(two, "--subsystem-nomatch="+sub) {
+			t.Errorf("%s is not handled once", sub)
+		}
+		if slices.Contains(noise, sub) {
+			t.Errorf("%s is no noise", sub)
+		}
+	}
+}
+
+func TestHasCard(t *testing.T) {
+	sys := t.TempDir()
+	add := func(name, mac string, device bool) {
+		d := filepath.Join(sys, "class/net", name)
+		os.MkdirAll(d, 0o755)
+		os.WriteFile(d+"/address", []byte(mac+"\n"), 0o644)
+		if device {
+			os.Mkdir(d+"/device", 0o755)
+		}
+	}
+	add("vmbr0", "52:54:00:00:00:01", false)
+	add("eth0", "52:54:00:00:00:02", true)
+	for mac, want := range map[string]bool{"52:54:00:00:00:01": false, "52:54:00:00:00:02": true, "": false} {
+		if hasCard(sys, mac) != want {
+			t.Errorf("%q: got %v", mac, !want)
+		}
+	}
+	add("eth1", "52:54:00:AA:00:01", true)
+	if !hasCard(sys, "52:54:00:aa:00:01") {
+		t.Error("case counts")
+	}
+}
+
+func TestEnded(t *testing.T) {
+	list := []node.Phase{{Name: "a", State: node.PhaseFailed}, {Name: "b", State: node.PhaseRunning}}
+	if !ended(list, "a") || ended(list, "b") || ended(list, "c") {
+		t.Error("states are misread")
+	}
+	if (node.InitReply{Phases: list}).Booted() || !(node.InitReply{Phases: list[:1]}).Booted() {
+		t.Error("Booted is wrong")
+	}
+}
+
+func TestMonitorTouchesOneDevice(t *testing.T) {
+	r := &run.Script{}
+	if err := setMonitor(context.Background(), r, "/dev/vda5", "UUID", true); err != nil {
+		t.Fatal(err)
+	}
+	want := `lvm lvchange --devices /dev/vda5 --config "backup{backup=0 archive=0} activation{monitoring=0}" --monitor y --select "vg_uuid=UUID && lv_name=data"`
+	if got := r.Calls(); len(got) != 1 || got[0] != want {
+		t.Errorf("got %s", got)
+	}
+}
+
+func TestListensWantsAReader(t *testing.T) {
+	fifo := filepath.Join(t.TempDir(), "fifo")
+	if err := unix.Mkfifo(fifo, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	short, cancel := context.WithTimeout(t.Context(), 60*time.Millisecond)
+	defer cancel()
+	if err := listens(short, fifo); !errors.Is(err, unix.ENXIO) {
+		t.Errorf("nobody reads: got %v", err)
+	}
+	f, err := os.OpenFile(fifo, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if err := listens(t.Context(), fifo); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestAnswerKeyboard(t *testing.T) {
+	for text, want := range map[string]string{
+		"[global]\nkeyboard = \"de-ch\" # Bern\n": "de-ch", "global.keyboard='fr'": "fr", "# keyboard = \"de\"\n": "", "keyboard = 7": "",
+	} {
+		if got := answerKeyboard(text); got != want {
+			t.Errorf("%q: got %q", text, got)
+		}
 	}
 }
 

@@ -16,6 +16,7 @@ const (
 	sshKey        = node.NodeDir + "/ssh_host_ed25519_key"
 	udevd         = "udevd"
 	lxcDir        = "/var/lib/lxcfs"
+	dmeventd      = "dmeventd"
 	joistdReserve = 256 << 20 // bytes that guests never take from the API
 )
 
@@ -39,44 +40,49 @@ func services(mode cmdline.Mode, consoles []string) []service.Spec {
 			Needs: []string{"/usr/sbin/sshd", node.KeysFile, sshKey}},
 		service.Spec{Name: "lxcfs", Argv: []string{"/usr/bin/lxcfs", lxcDir}, After: []string{udevd}, OOM: -900,
 			Needs: []string{"/usr/bin/lxcfs"}, Detach: []string{lxcDir}},
+		// It ends at SIGTERM only when it monitors nothing: see endMonitoring.
+		service.Spec{Name: dmeventd, Argv: []string{"/usr/sbin/dmeventd", "-f"}, OOM: -1000, StopIn: 5 * time.Second,
+			Needs: []string{"/usr/sbin/dmeventd"}},
 	)
+	return append(list, sessions(consoles)...)
+}
+
+// sessions are the dashboards, which become a log-in when a person asks for
+// it, and where there are virtual terminals two more with a log-in at once.
+func sessions(consoles []string) (list []service.Spec) {
+	virtual := false
 	for _, c := range consoles {
+		virtual = virtual || term(c) == "linux"
 		list = append(list, service.Spec{Name: "dashboard-" + strings.ReplaceAll(c, "/", "-"),
-			Argv: []string{joistd, "dashboard", c}, After: []string{udevd}, TTY: c, StopIn: time.Second})
+			Argv: []string{joistd, "dashboard", c}, TTY: c, Session: true, StopIn: time.Second})
+	}
+	if !virtual {
+		return list
+	}
+	for _, c := range []string{"tty2", "tty3"} {
+		// "-": the terminal is open already and in its session (agetty(8)).
+		list = append(list, service.Spec{Name: "login-" + c, Argv: []string{"/usr/sbin/agetty", "--noreset", "--noclear", "-", term(c)},
+			TTY: c, Session: true, StopIn: time.Second, Needs: []string{"/usr/sbin/agetty"}})
 	}
 	return list
 }
 
-// present leaves out services whose files are missing, and those that start
-// after them lose that condition.
-func present(root string, specs []service.Spec) (kept []service.Spec, left []string) {
-	gone := map[string]bool{}
-	for _, s := range specs {
-		ok := true
-		for _, f := range s.Needs {
-			st, err := os.Stat(filepath.Join(root, f))
-			ok = ok && err == nil && st.Size() > 0
+// present reports whether the files that the service needs are there.
+func present(root string, s service.Spec) bool {
+	for _, f := range s.Needs {
+		if st, err := os.Stat(filepath.Join(root, f)); err != nil || st.Size() == 0 {
+			return false
 		}
-		if !ok {
-			gone[s.Name] = true
-			left = append(left, s.Name)
-			continue
-		}
-		kept = append(kept, s)
 	}
-	for i := range kept {
-		var after []string
-		for _, a := range kept[i].After {
-			if !gone[a] {
-				after = append(after, a)
-			}
-		}
-		kept[i].After = after
-	}
-	return kept, left
+	return true
 }
 
-// wanted are the modules that no device asks for but guests need at any
-// moment; a missing one is said and does not stop the boot.
-var wanted = []string{"ext4", "dm_mod", "loop", "tun", "vhost_net", "vhost_vsock", "bridge", "dm_thin_pool", "dm_snapshot",
-	"nf_tables", "overlay", "ext4", "veth", "button", "evdev"}
+// wanted are the modules that no device asks for; a missing one is said and
+// does not stop the boot. A node's guests need theirs at any moment.
+func wanted(mode cmdline.Mode) []string {
+	list := []string{"dm_mod", "loop"}
+	if mode != cmdline.Node {
+		return list
+	}
+	return append(list, "bridge", "tun", "vhost_net", "vhost_vsock", "dm_thin_pool", "dm_snapshot", "nf_tables", "veth", "button", "evdev")
+}

@@ -32,7 +32,7 @@ func (s *system) shutdown(how ending) {
 	fmt.Fprintf(s.screens, "\n")
 	s.log.Printf("The machine %s (%s).", word, how.why)
 	time.AfterFunc(lastResort, func() { unix.Reboot(cmd) })
-	phase.Run(context.Background(), s.log, s.ends())
+	phase.Run(context.Background(), s.log, nil, s.ends())
 	s.log.Printf("Joist is down; the machine %s.", word)
 	s.screens.Flush(time.Second)
 	unix.Sync()
@@ -47,7 +47,9 @@ func (s *system) shutdown(how ending) {
 func (s *system) ends() []phase.Phase {
 	var list []phase.Phase
 	if s.opt.Mode == cmdline.Node && s.sup != nil {
-		list = append(list, phase.Phase{Name: "stop guests", Deadline: guestsTime, Run: s.stopGuests})
+		list = append(list,
+			phase.Phase{Name: "stop guests", Deadline: guestsTime, Run: s.stopGuests},
+			phase.Phase{Name: "end monitoring of the thin pool", Deadline: 10 * time.Second, Run: s.endMonitoring})
 	}
 	if s.sup != nil {
 		list = append(list, phase.Phase{Name: "stop services", Deadline: servicesAll, Run: func(ctx context.Context) error {

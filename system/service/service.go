@@ -17,6 +17,7 @@ type Spec struct {
 	Notify    bool          // ready when it says so (sd_notify(3)), otherwise when started
 	Within    time.Duration // with Notify: how long it may take, 0: one minute
 	Once      bool          // not started again when it ends
+	Session   bool          // ends when a person leaves it, which is no failure; see Left
 	OOM       int           // oom_score_adj, see proc_pid_oom_score_adj(5)
 	MemoryMin int64         // bytes that the kernel does not take away under pressure (memory.min)
 	CPUWeight int           // share among services (cpu.weight), 0: 100
@@ -146,6 +147,13 @@ func Delay(n int) time.Duration {
 
 // Lasted reports whether a run was long enough to forget earlier failures.
 func Lasted(ran time.Duration) bool { return ran >= backoffLast }
+
+// Left reports whether the end of a Session is a person's: a clean one, or any
+// after a moment. What ends at once without being asked to is broken.
+func Left(ok bool, ran time.Duration) bool { return ok || ran >= 2*time.Second }
+
+// SessionPause is the pause before a session that was left begins anew.
+const SessionPause = 300 * time.Millisecond
 
 // Order returns the specs so that each comes after what it starts after, or
 // an error that names the circle or the unknown name.

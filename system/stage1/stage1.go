@@ -76,7 +76,7 @@ func Main() {
 		b.log.Add(f)
 	}
 	if err == nil {
-		_, err = phase.Run(context.Background(), b.log, b.phases())
+		_, err = phase.Run(context.Background(), b.log, nil, b.phases())
 	}
 	b.fail(err) // without an error the last phase has become PID 1
 }
@@ -195,29 +195,4 @@ func (b *boot) arm(context.Context) error {
 	}
 	b.dog = dog
 	return err
-}
-
-// fail shows what went wrong and restarts the machine.
-func (b *boot) fail(err error) {
-	hint := "start again; if it stays so, start the other slot or the medium's rescue entry from the boot menu"
-	var p *problem
-	if errors.As(err, &p) {
-		hint = p.hint
-	}
-	wait, how := 10*time.Second, "in 10 s"
-	if b.opt.Mode != cmdline.Node {
-		wait, how = 60*time.Second, "in 60 s or when you press Enter"
-	}
-	fmt.Fprintf(b.screens, "\n*** Joist cannot start: stage 1, %v\n*** What to do: %s.\n*** The machine restarts %s.\n\n", err, hint, how)
-	ctx, cancel := context.WithTimeout(context.Background(), wait)
-	defer cancel()
-	if b.opt.Mode == cmdline.Node {
-		<-ctx.Done()
-	} else {
-		b.screens.Enter(ctx)
-	}
-	b.screens.Flush(time.Second)
-	unix.Sync()
-	unix.Reboot(unix.LINUX_REBOOT_CMD_RESTART)
-	select {} // never return: the kernel would panic
 }

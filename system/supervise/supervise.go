@@ -47,7 +47,8 @@ type svc struct {
 	began    time.Time
 	since    time.Time
 	restarts int
-	quick    int // failures in a row
+	quick    int  // failures in a row
+	left     bool // a session that a person has left
 	err      string
 	timer    func()
 	watch    []chan struct{}
@@ -139,84 +140,6 @@ func (s *Supervisor) Status() []node.Service {
 		}
 	})
 	return out
-}
-
-// Wait returns when the service is up, or the reason why it is not when ctx
-// ends.
-func (s *Supervisor) Wait(ctx context.Context, name string) error {
-	for {
-		var (
-			up    bool
-			why   string
-			again chan struct{}
-		)
-		s.ask(func() {
-			v := s.by[name]
-			if v == nil {
-				why = "there is no such service"
-				return
-			}
-			if up = v.state.Up(); !up {
-				why = string(v.state)
-				if v.err != "" {
-					why += ", " + v.err
-				}
-				again = make(chan struct{})
-				v.watch = append(v.watch, again)
-			}
-		})
-		if up {
-			return nil
-		}
-		if again == nil {
-			return fmt.Errorf("wait for service %q: %s", name, why)
-		}
-		select {
-		case <-again:
-		case <-ctx.Done():
-			return fmt.Errorf("wait for service %q: %s", name, why)
-		}
-	}
-}
-
-// StopAll stops every service, each before those that it starts after, and
-// lets none start again. It returns when all have ended or ctx has.
-func (s *Supervisor) StopAll(ctx context.Context) {
-	s.ask(func() { s.down = true })
-	for {
-		left := 0
-		var again chan struct{}
-		s.ask(func() {
-			needed := map[string]bool{} // by something that still has a process
-			for _, v := range s.order {
-				if v.state.Alive() {
-					left++
-					for _, a := range v.spec.After {
-						needed[a] = true
-					}
-				}
-			}
-			again = make(chan struct{})
-			for i := len(s.order) - 1; i >= 0; i-- {
-				v := s.order[i]
-				if !needed[v.spec.Name] || !v.state.Alive() {
-					s.event(v, service.Stop)
-				}
-				if v.state.Alive() {
-					v.watch = append(v.watch, again)
-				}
-			}
-		})
-		if left == 0 {
-			return
-		}
-		select {
-		case <-again:
-		case <-time.After(time.Second):
-		case <-ctx.Done():
-			return
-		}
-	}
 }
 
 // event takes one step of the table.
@@ -349,12 +272,18 @@ func (s *Supervisor) ended(v *svc, ok bool, how string) {
 		if ok && v.spec.Once {
 			v.err = ""
 		}
+		v.left = v.state == service.Running && v.spec.Session && service.Left(ok, s.m.Now().Sub(v.began))
 	}
 	s.event(v, e)
 }
 
 func (s *Supervisor) later(v *svc) {
 	s.m.Kill(v.spec)
+	if v.left {
+		v.left, v.err, v.quick = false, "", 0
+		s.alarm(v, service.SessionPause)
+		return
+	}
 	if service.Lasted(s.m.Now().Sub(v.began)) {
 		v.quick = 0
 	}

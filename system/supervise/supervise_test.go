@@ -197,3 +197,62 @@ func TestRestartOnceAndUnknown(t *testing.T) {
 		s.StopAll(t.Context())
 	})
 }
+
+func TestLeavingASessionIsNoFailure(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &fake{}
+		s := world(t, []service.Spec{{Name: "shell", Session: true}}, f)
+		s.Start()
+		again := func(ok bool, ran, pause time.Duration) {
+			t.Helper()
+			time.Sleep(ran)
+			begun := time.Now()
+			f.end("shell", ok)
+			synctest.Wait()
+			if err := s.Wait(t.Context(), "shell"); err != nil || time.Since(begun) != pause {
+				t.Errorf("after %v: up again after %v, %v", ran, time.Since(begun), err)
+			}
+		}
+		again(true, 0, service.SessionPause)
+		again(false, 5*time.Second, service.SessionPause) // a wrong password
+		if st := s.Status()[0]; st.Restarts != 0 || st.Error != "" {
+			t.Errorf("got %+v", st)
+		}
+		again(false, 0, 100*time.Millisecond)
+		again(false, 0, 200*time.Millisecond)
+		if st := s.Status()[0]; st.Restarts != 2 || st.Error != "exit status 1" {
+			t.Errorf("got %+v", st)
+		}
+		s.StopAll(t.Context())
+	})
+}
+
+func TestFollowTellsEveryProcess(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &fake{}
+		s := world(t, []service.Spec{{Name: "a", Notify: true}}, f)
+		ctx, cancel := context.WithCancel(t.Context())
+		var told []time.Duration
+		begun := time.Now()
+		done := make(chan struct{})
+		go func() {
+			s.Follow(ctx, "a", func(context.Context) { told = append(told, time.Since(begun)) })
+			close(done)
+		}()
+		s.Start()
+		for range 2 {
+			time.Sleep(time.Second)
+			f.procs["a"].ready()
+			time.Sleep(time.Second)
+			f.end("a", false)
+			time.Sleep(100 * time.Millisecond)
+			synctest.Wait()
+		}
+		cancel()
+		<-done
+		if fmt.Sprint(told) != "[1s 3.1s]" {
+			t.Errorf("told at %v", told)
+		}
+		s.StopAll(t.Context())
+	})
+}

@@ -78,10 +78,51 @@ func (s Set) Format(def string) string {
 func (s Set) Only(allowed ...string) error {
 	for _, k := range slices.Sorted(maps.Keys(s)) {
 		if !slices.Contains(allowed, k) {
-			return fmt.Errorf("invalid format - %s: property is not defined in schema and the schema does not allow additional properties", k)
+			return Unknown(k)
 		}
 	}
 	return nil
+}
+
+// Invalid is the error of the property key, worded as the API does.
+func Invalid(key, format string, args ...any) error {
+	return fmt.Errorf("invalid format - %s: %w", key, fmt.Errorf(format, args...))
+}
+
+// Unknown is the error of a key that the record does not have.
+func Unknown(key string) error {
+	return Invalid(key, "property is not defined in schema and the schema does not allow additional properties")
+}
+
+// Missing is the error of a key that the record needs.
+func Missing(key string) error { return Invalid(key, "property is missing and it is not optional") }
+
+// Each calls f for each pair, sorted by key, so that of several faults always
+// the same is named. It ends with f's first error.
+func (s Set) Each(f func(key, value string) error) error {
+	for _, k := range slices.Sorted(maps.Keys(s)) {
+		if err := f(k, s[k]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Clone returns a copy that can be written to, also of a nil set.
+func (s Set) Clone() Set {
+	out := Set{}
+	maps.Copy(out, s)
+	return out
+}
+
+// Flag reads the boolean under key. One that is given as 0 goes to rest, so
+// that it reads back.
+func (s Set) Flag(key string, rest Set) (bool, error) {
+	on, err := s.Bool(key, false)
+	if _, given := s[key]; err == nil && given && !on {
+		rest[key] = "0"
+	}
+	return on, err
 }
 
 // Bool reads a boolean as people and clients write it.
@@ -111,7 +152,7 @@ func (s Set) Bool(key string, def bool) (bool, error) {
 	}
 	b, err := Bool(v)
 	if err != nil {
-		return false, fmt.Errorf("invalid format - %s: %w", key, err)
+		return false, Invalid(key, "%w", err)
 	}
 	return b, nil
 }
@@ -125,11 +166,11 @@ func (s Set) Int(key string, def, lo, hi int) (int, error) {
 	n, err := strconv.Atoi(v)
 	switch {
 	case err != nil:
-		return 0, fmt.Errorf("invalid format - %s: type check ('integer') failed - got '%s'", key, v)
+		return 0, Invalid(key, "type check ('integer') failed - got '%s'", v)
 	case n < lo:
-		return 0, fmt.Errorf("invalid format - %s: value must have a minimum value of %d", key, lo)
+		return 0, Invalid(key, "value must have a minimum value of %d", lo)
 	case n > hi:
-		return 0, fmt.Errorf("invalid format - %s: value must have a maximum value of %d", key, hi)
+		return 0, Invalid(key, "value must have a maximum value of %d", hi)
 	}
 	return n, nil
 }
@@ -137,7 +178,7 @@ func (s Set) Int(key string, def, lo, hi int) (int, error) {
 // Enum checks the value under key, if there is one, against a list.
 func (s Set) Enum(key string, allowed ...string) error {
 	if v, ok := s[key]; ok && !slices.Contains(allowed, v) {
-		return fmt.Errorf("invalid format - %s: value '%s' does not have a value in the enumeration '%s'", key, v, strings.Join(allowed, ", "))
+		return Invalid(key, "value '%s' does not have a value in the enumeration '%s'", v, strings.Join(allowed, ", "))
 	}
 	return nil
 }

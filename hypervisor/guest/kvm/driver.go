@@ -2,13 +2,9 @@ package kvm
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
-	"maps"
-	"slices"
-	"sync"
+	"sync/atomic"
 	"time"
 
 	"joist/api/node"
@@ -45,8 +41,8 @@ func Defaults(log *slog.Logger, t Tapper) Config {
 type Driver struct {
 	Config
 
-	mu       sync.Mutex
-	machines map[int]*Machine
+	machines guest.Set[*Machine]
+	kvm      atomic.Bool // /dev/kvm has worked
 }
 
 var _ guest.Driver = (*Driver)(nil)
@@ -59,7 +55,7 @@ func New(c Config) *Driver {
 	if c.Step == nil {
 		c.Step = func(string) {}
 	}
-	return &Driver{Config: c, machines: map[int]*Machine{}}
+	return &Driver{Config: c}
 }
 
 // Kind is guest.KVM.
@@ -103,6 +99,7 @@ func (d *Driver) start(ctx context.Context, s guest.Spec) (*Machine, error) {
 	}
 	m, err := d.launch(ctx, plan, rec)
 	if err != nil {
+		d.kvm.Store(false) // it may be the cause
 		// The reason matters more than what the cleaning has to say.
 		if cerr := d.clean(rec); cerr != nil {
 			d.Log.Error("clean up after a failed start", "vmid", s.VMID, "error", cerr)
@@ -152,79 +149,52 @@ func (d *Driver) Find(ctx context.Context) ([]guest.Guest, error) {
 	if err != nil {
 		return nil, fmt.Errorf("find machines: %w", err)
 	}
-	var errs []error
+	var ours []int
 	for _, rec := range recs {
-		if rec.Kind != guest.KVM {
-			continue
-		}
-		if err := d.findOne(ctx, rec.VMID); err != nil {
-			errs = append(errs, fmt.Errorf("find guest %d: %w", rec.VMID, err))
+		if rec.Kind == guest.KVM {
+			ours = append(ours, rec.VMID)
 		}
 	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	var out []guest.Guest
-	for _, id := range slices.Sorted(maps.Keys(d.machines)) {
-		out = append(out, d.machines[id])
-	}
-	return out, errors.Join(errs...)
-}
-
-func (d *Driver) findOne(ctx context.Context, vmid int) error {
-	lock, err := d.Runs.TryLock(vmid)
-	if errors.Is(err, guest.ErrLocked) {
-		return nil // being started or cleaned up right now; the next Find sees the outcome
-	}
-	if err != nil {
+	err = d.Runs.Recover(ours, func(vmid int) error {
+		_, err := d.recover(ctx, vmid)
 		return err
-	}
-	defer lock.Unlock()
-	_, err = d.recover(ctx, vmid)
-	return err
+	})
+	return d.machines.Guests(), err
 }
 
 // recover looks at what there is of a guest, whose lock the caller holds, and
 // leaves one of two things: a running machine, or nothing.
 func (d *Driver) recover(ctx context.Context, vmid int) (*Machine, error) {
-	rec, err := d.Runs.Read(vmid)
+	rec, ok, err := d.Runs.Known(vmid, guest.KVM, d.Log)
 	if err != nil {
-		if !errors.Is(err, fs.ErrNotExist) {
-			d.Log.Error("unreadable record, what is left of the guest is removed", "vmid", vmid, "error", err)
-		}
-		return nil, d.clean(guest.Record{VMID: vmid})
+		return nil, err
 	}
-	if rec.Kind != guest.KVM {
-		return nil, fmt.Errorf("%w as %s", guest.ErrRunning, rec.Kind)
+	if !ok {
+		return nil, d.clean(rec)
 	}
-	group := d.Groups.Group(vmid)
 	if rec.Process.PID == 0 {
 		// Died between the start of QEMU and writing down who it is.
-		if pids := group.PIDs(); len(pids) == 1 {
+		if pids := d.Groups.Group(vmid).PIDs(); len(pids) == 1 {
 			if p, err := guest.FindProcess(pids[0]); err == nil {
 				rec.Process = p
 			}
 		}
 	}
+	m, known := d.machines.Get(vmid)
 	if !rec.Process.Alive() {
-		if m := d.machine(vmid); m != nil {
-			// Its watcher is about to clean up and knows why it ended.
-			return nil, d.ended(ctx, m, rec)
+		// Its watcher, if there is one, knows why it ended and only says so.
+		if err := d.clean(rec); err != nil {
+			return nil, err
 		}
-		return nil, d.clean(rec)
+		if known {
+			d.machines.Forget(m)
+		}
+		return nil, nil
 	}
-	if m := d.machine(vmid); m != nil {
+	if known {
 		return m, nil
 	}
 	return d.adopt(ctx, rec)
-}
-
-// ended cleans up for a watcher that waits for the lock we hold.
-func (d *Driver) ended(ctx context.Context, m *Machine, rec guest.Record) error {
-	if err := d.clean(rec); err != nil {
-		return err
-	}
-	d.forget(m)
-	return nil
 }
 
 // adopt takes over a QEMU that somebody else started. One that was never told
@@ -241,9 +211,7 @@ func (d *Driver) adopt(ctx context.Context, rec guest.Record) (*Machine, error) 
 			m.disconnect()
 			return nil, d.clean(rec)
 		}
-		rec.State = guest.Running
-		m.rec = rec
-		if err := d.Runs.Write(rec); err != nil {
+		if err := m.running(rec.Process); err != nil {
 			return nil, err
 		}
 	} else if err != nil {
@@ -254,7 +222,7 @@ func (d *Driver) adopt(ctx context.Context, rec guest.Record) (*Machine, error) 
 		return nil, err
 	}
 	m.unwatch = stop
-	d.keep(m)
+	d.machines.Keep(m)
 	go m.watch(ended, nil)
 	return m, nil
 }
@@ -282,33 +250,8 @@ func (d *Driver) clean(rec guest.Record) error {
 	return d.Runs.Remove(rec.VMID)
 }
 
-func (d *Driver) machine(vmid int) *Machine {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return d.machines[vmid]
-}
-
-func (d *Driver) keep(m *Machine) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.machines[m.vmid] = m
-}
-
-func (d *Driver) forget(m *Machine) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.machines[m.vmid] == m {
-		delete(d.machines, m.vmid)
-	}
-}
-
 // Close lets go of all machines; they live on.
 func (d *Driver) Close() error {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	for id, m := range d.machines {
-		m.release()
-		delete(d.machines, id)
-	}
+	d.machines.Release((*Machine).release)
 	return nil
 }

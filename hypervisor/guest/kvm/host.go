@@ -32,8 +32,14 @@ func KVMWorks(device string) bool {
 	return true
 }
 
+// probe looks at the machine. That /dev/kvm makes machines is tried until it
+// has worked once: each try has the kernel make a machine and take it down
+// again, which is more than all else that a start does besides QEMU.
 func (d *Driver) probe() Host {
-	h := Host{Firmware: d.Firmware, KVM: d.KVM != "" && KVMWorks(d.KVM)}
+	if d.KVM != "" && !d.kvm.Load() && KVMWorks(d.KVM) {
+		d.kvm.Store(true)
+	}
+	h := Host{Firmware: d.Firmware, KVM: d.kvm.Load()}
 	if d.VHost != "" {
 		if f, err := os.OpenFile(d.VHost, os.O_RDWR, 0); err == nil {
 			f.Close()

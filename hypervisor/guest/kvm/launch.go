@@ -56,7 +56,7 @@ func (d *Driver) launch(ctx context.Context, p *Plan, rec guest.Record) (*Machin
 		m.disconnect()
 		return nil, err
 	}
-	d.keep(m)
+	d.machines.Keep(m)
 	go m.watch(child.ended, child)
 	return m, nil
 }
@@ -116,8 +116,7 @@ func (m *Machine) bring(ctx context.Context, p *Plan, c *child, vnc *os.File) er
 	if err != nil {
 		return m.failed(c, err)
 	}
-	m.rec.Process = proc
-	if err := m.d.Runs.Write(m.rec); err != nil {
+	if err := m.Update(func(r *guest.Record) { r.Process = proc }); err != nil {
 		return err
 	}
 	m.d.Step("recorded")
@@ -132,8 +131,7 @@ func (m *Machine) bring(ctx context.Context, p *Plan, c *child, vnc *os.File) er
 		return m.failed(c, err)
 	}
 	m.d.Step("running")
-	m.rec.State = guest.Running
-	if err := m.d.Runs.Write(m.rec); err != nil {
+	if err := m.running(proc); err != nil {
 		return err
 	}
 	m.d.Step("done")

@@ -19,22 +19,19 @@ import (
 // Machine is one running virtual machine; the driver has one value for each,
 // and every caller gets the same.
 type Machine struct {
+	*guest.Handle
 	d     *Driver
 	vmid  int
 	group guest.Group
-	done  chan struct{}
 	agent chan struct{} // holds one: who speaks to the agent
 
 	unwatch func() // of an adopted machine
 
 	mu       sync.Mutex
-	rec      guest.Record
 	mon      *qmp.Client
 	followed chan struct{} // closed when mon's events have all been seen
 	shutdown *shutdownEvent
-	exit     string
 	released bool
-	sample   sample
 	console  *hub
 }
 
@@ -47,32 +44,13 @@ var (
 const ExitSelf = "guest shut down"
 
 func (d *Driver) newMachine(rec guest.Record) *Machine {
-	return &Machine{d: d, vmid: rec.VMID, group: d.Groups.Group(rec.VMID), rec: rec, done: make(chan struct{}), agent: make(chan struct{}, 1)}
+	return &Machine{Handle: guest.NewHandle(d.Runs, rec, d.Log), d: d, vmid: rec.VMID, group: d.Groups.Group(rec.VMID), agent: make(chan struct{}, 1)}
 }
 
-// VMID is the guest's number.
-func (m *Machine) VMID() int { return m.vmid }
-
-// Record returns what is known of the machine's start.
-func (m *Machine) Record() guest.Record {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return m.rec
+// running writes down that the guest has got the CPU in this QEMU.
+func (m *Machine) running(qemu guest.Process) error {
+	return m.Update(func(r *guest.Record) { r.State, r.Process = guest.Running, qemu })
 }
-
-// Done is closed when the machine has ended and nothing of it is left.
-func (m *Machine) Done() <-chan struct{} { return m.done }
-
-// Exit says why it ended; see guest.Guest.
-func (m *Machine) Exit() string {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return m.exit
-}
-
-// Close lets go of the handle. The driver keeps watching the machine, because
-// somebody has to clean up after it.
-func (m *Machine) Close() error { return nil }
 
 // release stops watching: the daemon ends, the machine does not.
 func (m *Machine) release() {
@@ -176,44 +154,25 @@ func (m *Machine) watch(ended <-chan struct{}, c *child) {
 		}
 	}
 	exit := m.verdict(c)
-	if err := m.cleanUp(); err != nil {
+	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
+	defer cancel()
+	err := m.Tidy(ctx, func(_ context.Context, rec guest.Record) error { return m.d.clean(rec) })
+	if err != nil {
 		m.d.Log.Error("clean up after a guest", "vmid", m.vmid, "error", err)
 	}
 	m.disconnect()
-	m.mu.Lock()
-	m.exit = exit
-	m.mu.Unlock()
-	m.d.forget(m)
-	close(m.done)
-}
-
-// cleanUp removes what is left, unless the next start has done so.
-func (m *Machine) cleanUp() error {
-	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
-	defer cancel()
-	lock, err := m.d.Runs.Lock(ctx, m.vmid)
-	if err != nil {
-		return err
-	}
-	defer lock.Unlock()
-	now, err := m.d.Runs.Read(m.vmid)
-	if err != nil || now.Process != m.Record().Process {
-		return nil
-	}
-	return m.d.clean(now)
+	m.d.machines.Forget(m)
+	m.Finish(exit)
 }
 
 // verdict says why QEMU ended, "" when somebody asked for it.
 func (m *Machine) verdict(c *child) string {
 	m.mu.Lock()
-	asked, shutdown, mine := m.rec.Asked, m.shutdown, m.rec.Process
+	shutdown := m.shutdown
 	m.mu.Unlock()
-	if rec, err := m.d.Runs.Read(m.vmid); err == nil && rec.Asked && rec.Process == mine {
-		asked = true // by another process of ours
-	}
 	last := lastLine(filepath.Join(m.d.Runs.Folder(m.vmid), logFile))
 	switch {
-	case asked:
+	case m.Asked():
 		return ""
 	case c != nil && c.status.Signaled():
 		return fmt.Sprintf("qemu was killed by signal %d (%s)", c.status.Signal(), c.status.Signal())
@@ -234,7 +193,7 @@ func (m *Machine) verdict(c *child) string {
 
 // Stop ends the machine; see guest.Guest.
 func (m *Machine) Stop(ctx context.Context, how guest.StopMode) error {
-	if m.isDone() {
+	if m.Ended() {
 		return nil
 	}
 	var err error
@@ -249,79 +208,33 @@ func (m *Machine) Stop(ctx context.Context, how guest.StopMode) error {
 	return nil
 }
 
-func (m *Machine) isDone() bool {
-	select {
-	case <-m.done:
-		return true
-	default:
-		return false
-	}
-}
-
-// ask writes down that the end of the guest is wanted, or no longer.
-func (m *Machine) ask(wanted bool) {
-	m.mu.Lock()
-	m.rec.Asked = wanted
-	mine := m.rec.Process
-	m.mu.Unlock()
-	err := m.d.Runs.Update(m.vmid, func(r *guest.Record) {
-		if r.Process == mine {
-			r.Asked = wanted
-		}
-	})
-	if err != nil && !errors.Is(err, os.ErrNotExist) {
-		m.d.Log.Warn("write record", "vmid", m.vmid, "error", err)
-	}
-}
-
 func (m *Machine) powerDown(ctx context.Context) error {
 	mon, err := m.Monitor(ctx)
 	if err != nil {
 		return err
 	}
-	m.ask(true)
-	if err := mon.Do(ctx, "system_powerdown", nil, nil); err != nil && !m.ending() {
-		m.ask(false)
-		return err
-	}
-	select {
-	case <-m.done:
-		return nil
-	case <-ctx.Done():
-		if m.isDone() {
-			return nil
-		}
-		m.ask(false)
-		return fmt.Errorf("the guest did not shut down: %w", ctx.Err())
-	}
+	return m.Shutdown(ctx, func() error { return mon.Do(ctx, "system_powerdown", nil, nil) })
 }
 
-// ending reports whether QEMU is gone although done is not closed yet.
+// ending reports whether QEMU is gone although Done is not closed yet.
 func (m *Machine) ending() bool { return !m.Record().Process.Alive() }
 
 // kill lets QEMU flush and close its files, then ends it by force.
 func (m *Machine) kill(ctx context.Context) error {
-	m.ask(true)
+	m.Ask(true)
 	quit, cancel := context.WithTimeout(ctx, 3*time.Second)
 	defer cancel()
 	if mon, err := m.Monitor(quit); err == nil {
 		if mon.Do(quit, "quit", nil, nil) == nil || m.ending() {
-			select {
-			case <-m.done:
+			if m.Wait(quit) == nil {
 				return nil
-			case <-quit.Done():
 			}
 		}
 	}
 	if err := m.group.Kill(10 * time.Second); err != nil && !m.ending() {
 		return err
 	}
-	select {
-	case <-m.done:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
+	return m.Wait(ctx)
 }
 
 // Reset presses the reset button.

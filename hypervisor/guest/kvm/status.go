@@ -44,34 +44,18 @@ var states = map[string]guest.State{
 	"shutdown": guest.Stopping, "io-error": guest.Paused, "internal-error": guest.Paused, "guest-panicked": guest.Paused,
 }
 
-type sample struct {
-	at  time.Time
-	cpu time.Duration
-	pct float64
-}
-
 // askTimeout is how long a status waits for QEMU; one that hangs is still
 // listed, with what the kernel knows.
 const askTimeout = time.Second
 
 // Status reads the machine's state; see guest.Guest.
 func (m *Machine) Status(ctx context.Context) (guest.Status, error) {
-	rec := m.Record()
-	st := guest.Status{VMID: m.vmid, Kind: guest.KVM, State: guest.Running, CPUs: rec.CPUs, MaxMem: rec.Memory, Accel: rec.Accel}
-	if m.isDone() {
-		st.State, st.Exit = guest.Stopped, m.Exit()
+	st := m.Reading(m.group.Usage())
+	if st.State == guest.Stopped {
 		return st, nil
 	}
-	st.PID = rec.Process.PID
-	st.Uptime = uptime(rec.Process)
-	u := m.group.Usage()
-	st.CPU = m.cpu(u.CPU, rec.CPUs)
-	if st.Mem = u.Memory - u.Cache; st.Mem <= 0 {
-		st.Mem = resident(rec.Process.PID)
-	}
-	for _, link := range rec.Links { // the host receives what the guest sends
-		st.NetIn += counter(link, "tx_bytes")
-		st.NetOut += counter(link, "rx_bytes")
+	if st.Mem == 0 { // no memory controller
+		st.Mem = resident(st.PID)
 	}
 	m.trimLog()
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
@@ -90,27 +74,10 @@ func (m *Machine) Status(ctx context.Context) (guest.Status, error) {
 	if err != nil {
 		m.d.Log.Debug("QEMU does not answer", "vmid", m.vmid, "error", err)
 	}
-	if rec.Asked && st.State == guest.Running {
+	if m.Record().Asked && st.State == guest.Running {
 		st.State = guest.Stopping
 	}
 	return st, nil
-}
-
-// cpu turns the group's CPU time into the share since the reading before.
-// Readings closer than half a second give the previous figure again.
-func (m *Machine) cpu(total time.Duration, cpus float64) float64 {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	now := time.Now()
-	if m.sample.at.IsZero() {
-		m.sample = sample{at: now, cpu: total}
-		return 0
-	}
-	if passed := now.Sub(m.sample.at); passed >= 500*time.Millisecond {
-		share := float64(total-m.sample.cpu) / float64(passed) / max(cpus, 1)
-		m.sample = sample{at: now, cpu: total, pct: max(share, 0)}
-	}
-	return m.sample.pct
 }
 
 // diskCounters sums what all drives have moved.
@@ -129,25 +96,6 @@ func diskCounters(ctx context.Context, mon *qmp.Client) (read, written int64) {
 		written += d.Stats.Written
 	}
 	return read, written
-}
-
-func counter(link, name string) int64 {
-	b, err := os.ReadFile(filepath.Join("/sys/class/net", link, "statistics", name))
-	if err != nil {
-		return 0
-	}
-	n, _ := strconv.ParseInt(strings.TrimSpace(string(b)), 10, 64)
-	return n
-}
-
-// uptime of a process; its start is counted in ticks of 10 ms (USER_HZ is 100
-// on every architecture we run on) since the boot.
-func uptime(p guest.Process) time.Duration {
-	var now unix.Timespec
-	if unix.ClockGettime(unix.CLOCK_BOOTTIME, &now) != nil {
-		return 0
-	}
-	return max(time.Duration(now.Nano())-time.Duration(p.Start)*10*time.Millisecond, 0)
 }
 
 // resident is what a process has in memory, field 2 of /proc/PID/statm.

@@ -12,7 +12,6 @@ import (
 	"log/slog"
 	"path/filepath"
 	"strconv"
-	"sync"
 
 	"joist/api/node"
 	"joist/hypervisor/guest"
@@ -51,8 +50,7 @@ func Defaults(log *slog.Logger) Config {
 type Driver struct {
 	Config
 
-	mu         sync.Mutex
-	containers map[int]*Container
+	containers guest.Set[*Container]
 }
 
 var _ guest.Driver = (*Driver)(nil)
@@ -68,7 +66,7 @@ func New(c Config) *Driver {
 	if c.Host == nil {
 		c.Host = func() Host { return Probe(c.Cgroup) }
 	}
-	return &Driver{Config: c, containers: map[int]*Container{}}
+	return &Driver{Config: c}
 }
 
 // Kind is guest.LXC.

@@ -296,7 +296,7 @@ type Result struct {
 
 // Exec runs a program in the container as its root and waits for it.
 func (c *Container) Exec(ctx context.Context, cmd Command) (Result, error) {
-	if len(cmd.Argv) == 0 || c.isDone() {
+	if len(cmd.Argv) == 0 || c.Ended() {
 		return Result{}, fmt.Errorf("run command in guest %d: %w", c.vmid, guest.ErrNotRunning)
 	}
 	r, err := c.enter(ctx, cmd.Argv, append(append([]string(nil), environ...), cmd.Env...), nil, false)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"slices"
 	"strconv"
@@ -17,16 +18,13 @@ import (
 // Container is one running container; the driver has one value for each, and
 // every caller gets the same.
 type Container struct {
+	*guest.Handle
 	d    *Driver
 	vmid int
-	done chan struct{}
 	stop chan struct{} // closed by release
 
-	mu     sync.Mutex
-	rec    guest.Record
-	note   string
-	exit   string
-	sample sample
+	mu   sync.Mutex
+	note string
 }
 
 var (
@@ -43,7 +41,7 @@ const (
 
 // watchOver makes the handle of a container that runs.
 func (d *Driver) watchOver(rec guest.Record) (*Container, error) {
-	c := &Container{d: d, vmid: rec.VMID, rec: rec, done: make(chan struct{}), stop: make(chan struct{})}
+	c := &Container{Handle: guest.NewHandle(d.Runs, rec, d.Log), d: d, vmid: rec.VMID, stop: make(chan struct{})}
 	init, unwatch, err := guest.Watch(rec.Process)
 	if err != nil {
 		return nil, err
@@ -57,7 +55,7 @@ func (d *Driver) watchOver(rec guest.Record) (*Container, error) {
 		c.note = NoMonitor // the watcher says so too, but may come to it later
 	}
 	c.hold()
-	d.keep(c)
+	d.containers.Keep(c)
 	go c.watch(init, helper, unwatch, unwatchHelper)
 	return c, nil
 }
@@ -97,65 +95,26 @@ func (c *Container) watch(init, helper <-chan struct{}, unwatch, unwatchHelper f
 // restarted writes down the process that a reboot has made.
 func (c *Container) restarted(p guest.Process) {
 	c.d.Log.Info("container rebooted", "vmid", c.vmid, "pid", p.PID)
-	c.change(func(r *guest.Record) { r.Process = p })
+	if err := c.Update(func(r *guest.Record) { r.Process = p }); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		c.d.Log.Warn("write record", "vmid", c.vmid, "error", err)
+	}
 	c.hold()
 }
 
-// change alters the record here and in the run folder, if that is still ours.
-func (c *Container) change(f func(*guest.Record)) {
-	c.mu.Lock()
-	f(&c.rec)
-	created := c.rec.Created
-	c.mu.Unlock()
-	err := c.d.Runs.Update(c.vmid, func(r *guest.Record) {
-		if r.Created.Equal(created) {
-			f(r)
-		}
-	})
-	if err != nil && !errors.Is(err, os.ErrNotExist) {
-		c.d.Log.Warn("write record", "vmid", c.vmid, "error", err)
-	}
-}
-
-// finish cleans up after the container, unless somebody has done so already
-// or even started it anew.
+// finish cleans up after the container and says why it ended.
 func (c *Container) finish() {
-	ctx := context.Background()
-	mine := c.Record()
-	asked := mine.Asked
-	lock, err := c.d.Runs.Lock(ctx, c.vmid)
-	if err == nil {
-		rec, rerr := c.d.Runs.Read(c.vmid)
-		if rerr == nil && rec.Created.Equal(mine.Created) {
-			asked = asked || rec.Asked // by another process of ours
-			err = c.d.clean(ctx, rec)
-		}
-		lock.Unlock()
+	exit := ExitSelf
+	switch {
+	case c.Asked():
+		exit = ""
+	case c.Note() == NoMonitor:
+		exit = exitKilled
 	}
-	if err != nil {
+	if err := c.Tidy(context.Background(), c.d.clean); err != nil {
 		c.d.Log.Error("clean up after a container", "vmid", c.vmid, "error", err)
 	}
-	c.mu.Lock()
-	switch {
-	case asked:
-	case c.note == NoMonitor:
-		c.exit = exitKilled
-	default:
-		c.exit = ExitSelf
-	}
-	c.mu.Unlock()
-	c.d.forget(c)
-	close(c.done)
-}
-
-// VMID is the guest's number.
-func (c *Container) VMID() int { return c.vmid }
-
-// Record returns what is known of the container's start.
-func (c *Container) Record() guest.Record {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.rec
+	c.d.containers.Forget(c)
+	c.Finish(exit)
 }
 
 // Note says what is wrong with a running container, "" when nothing is.
@@ -171,35 +130,12 @@ func (c *Container) setNote(s string) {
 	c.note = s
 }
 
-// Done is closed when the container has ended and nothing of it is left.
-func (c *Container) Done() <-chan struct{} { return c.done }
-
-// Exit says why it ended; see guest.Guest.
-func (c *Container) Exit() string {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.exit
-}
-
-// Close lets go of the handle. The driver keeps watching the container,
-// because somebody has to clean up after it.
-func (c *Container) Close() error { return nil }
-
 // release stops watching: the daemon ends, the container does not.
 func (c *Container) release() { close(c.stop) }
 
-func (c *Container) isDone() bool {
-	select {
-	case <-c.done:
-		return true
-	default:
-		return false
-	}
-}
-
 // Stop ends the container; see guest.Guest.
 func (c *Container) Stop(ctx context.Context, how guest.StopMode) error {
-	if c.isDone() {
+	if c.Ended() {
 		return nil
 	}
 	end := c.shutDown
@@ -213,44 +149,20 @@ func (c *Container) Stop(ctx context.Context, how guest.StopMode) error {
 }
 
 func (c *Container) shutDown(ctx context.Context) error {
-	c.ask(true)
 	init := c.Record().Process
-	if err := signal(init, haltSignal(init.PID)); err != nil && init.Alive() {
-		c.ask(false)
-		return err
-	}
-	select {
-	case <-c.done:
-		return nil
-	case <-ctx.Done():
-		if c.isDone() {
-			return nil
-		}
-		c.ask(false)
-		return fmt.Errorf("the container did not shut down: %w", ctx.Err())
-	}
+	return c.Shutdown(ctx, func() error { return signal(init, haltSignal(init.PID)) })
 }
 
 // kill ends the monitor first: it takes an end by SIGHUP or SIGINT for a
 // reboot, and there shall be none.
 func (c *Container) kill(ctx context.Context) error {
-	c.ask(true)
+	c.Ask(true)
 	for _, path := range groups(c.vmid) {
 		if err := killGroup(c.d.group(path)); err != nil {
 			return err
 		}
 	}
-	select {
-	case <-c.done:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-}
-
-// ask writes down that the end of the container is wanted, or no longer.
-func (c *Container) ask(wanted bool) {
-	c.change(func(r *guest.Record) { r.Asked = wanted })
+	return c.Wait(ctx)
 }
 
 // sigRTMin3 is SIGRTMIN+3 as systemd(1) means it; C libraries keep the first

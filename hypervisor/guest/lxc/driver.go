@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"maps"
 	"os"
 	"path/filepath"
@@ -82,23 +81,12 @@ func (d *Driver) Find(ctx context.Context) ([]guest.Guest, error) {
 	for _, rec := range recs {
 		ours[rec.VMID] = rec.Kind == guest.LXC
 	}
-	var errs []error
-	for _, vmid := range slices.Sorted(maps.Keys(ours)) {
-		if !ours[vmid] {
-			continue
-		}
-		if err := d.findOne(ctx, vmid); err != nil {
-			errs = append(errs, fmt.Errorf("find guest %d: %w", vmid, err))
-		}
-	}
-	errs = append(errs, d.sweepProvisions(ctx))
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	var out []guest.Guest
-	for _, id := range slices.Sorted(maps.Keys(d.containers)) {
-		out = append(out, d.containers[id])
-	}
-	return out, errors.Join(errs...)
+	maps.DeleteFunc(ours, func(_ int, is bool) bool { return !is })
+	err = d.Runs.Recover(slices.Sorted(maps.Keys(ours)), func(vmid int) error {
+		_, err := d.recover(ctx, vmid)
+		return err
+	})
+	return d.containers.Guests(), errors.Join(err, d.sweepProvisions(ctx))
 }
 
 // strays returns the VMIDs of monitors' groups.
@@ -133,50 +121,34 @@ func (d *Driver) sweepProvisions(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-func (d *Driver) findOne(ctx context.Context, vmid int) error {
-	lock, err := d.Runs.TryLock(vmid)
-	if errors.Is(err, guest.ErrLocked) {
-		return nil // being started or cleaned up right now; the next Find sees the outcome
-	}
-	if err != nil {
-		return err
-	}
-	defer lock.Unlock()
-	_, err = d.recover(ctx, vmid)
-	return err
-}
-
 // recover looks at what there is of a guest, whose lock the caller holds, and
 // leaves one of two things: a running container, or nothing.
 func (d *Driver) recover(ctx context.Context, vmid int) (*Container, error) {
-	rec, err := d.Runs.Read(vmid)
+	rec, ok, err := d.Runs.Known(vmid, guest.LXC, d.Log)
 	if err != nil {
-		if !errors.Is(err, fs.ErrNotExist) {
-			d.Log.Error("unreadable record, what is left of the guest is removed", "vmid", vmid, "error", err)
-		}
-		return nil, d.clean(ctx, guest.Record{VMID: vmid})
+		return nil, err
 	}
-	if rec.Kind != guest.LXC {
-		return nil, fmt.Errorf("%w as %s", guest.ErrRunning, rec.Kind)
+	if !ok {
+		return nil, d.clean(ctx, rec)
 	}
 	if rec.State != guest.Running {
 		d.Log.Info("a start was never finished, what it left is removed", "vmid", vmid)
 		return nil, d.clean(ctx, rec)
 	}
-	known := d.container(vmid)
+	c, known := d.containers.Get(vmid)
 	init, ok := d.successor(ctx, rec)
 	if !ok {
 		// Its watcher, if there is one, finds no record and only says so.
 		if err := d.clean(ctx, rec); err != nil {
 			return nil, err
 		}
-		if known != nil {
-			d.forget(known)
+		if known {
+			d.containers.Forget(c)
 		}
 		return nil, nil
 	}
-	if known != nil {
-		return known, nil
+	if known {
+		return c, nil
 	}
 	rec.Process = init
 	if err := d.Runs.Write(rec); err != nil {
@@ -197,13 +169,22 @@ func (d *Driver) successor(ctx context.Context, rec guest.Record) (guest.Process
 		return rec.Process, true
 	}
 	group := d.group(payload(rec.VMID))
-	for end := time.Now().Add(rebootPatience); time.Now().Before(end) && ctx.Err() == nil; time.Sleep(20 * time.Millisecond) {
+	var ended <-chan struct{}
+	if done, stop, err := guest.Watch(rec.Helper); err == nil {
+		defer stop()
+		ended = done
+	}
+	for end := time.Now().Add(rebootPatience); time.Now().Before(end) && ctx.Err() == nil; {
 		if p, ok := firstProcess(group); ok {
 			return p, true
 		}
 		if !rec.Helper.Alive() {
 			// It may have made its last start just before.
 			return firstProcess(group)
+		}
+		select {
+		case <-ended:
+		case <-time.After(20 * time.Millisecond): // nothing tells of a new first process
 		}
 	}
 	return guest.Process{}, false
@@ -293,33 +274,8 @@ func removeVeth(name string) error {
 	return nil
 }
 
-func (d *Driver) container(vmid int) *Container {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return d.containers[vmid]
-}
-
-func (d *Driver) keep(c *Container) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.containers[c.vmid] = c
-}
-
-func (d *Driver) forget(c *Container) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.containers[c.vmid] == c {
-		delete(d.containers, c.vmid)
-	}
-}
-
 // Close lets go of all containers; they live on.
 func (d *Driver) Close() error {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	for id, c := range d.containers {
-		c.release()
-		delete(d.containers, id)
-	}
+	d.containers.Release((*Container).release)
 	return nil
 }

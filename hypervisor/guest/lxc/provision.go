@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/go-crypt/crypt/algorithm/shacrypt"
@@ -64,6 +65,7 @@ func (d *Driver) provision(ctx context.Context, s ProvisionSpec, log task.Log) (
 	if err := checkSecrets(s); err != nil {
 		return err
 	}
+	hash := hashLater(s.Password)
 	lock, err := d.Runs.Lock(ctx, s.VMID)
 	if err != nil {
 		return err
@@ -93,7 +95,7 @@ func (d *Driver) provision(ctx context.Context, s ProvisionSpec, log task.Log) (
 	if err := fill(ctx, t, s.Template, log); err != nil {
 		return err
 	}
-	return d.personalise(t, s, plan.Inside, log)
+	return d.personalise(t, s, plan.Inside, hash, log)
 }
 
 const provisionPrefix = ".provision-"
@@ -122,13 +124,14 @@ func withUnprivileged(c map[string]string, on bool) map[string]string {
 
 // MakeFS makes the file system of a container's volume, also of mount points;
 // base is BaseID, 0 for a privileged container. No blocks are reserved for the
-// host's root, who never writes there, and inode tables are written when they
-// are first needed: the volume is new.
+// host's root, who never writes there. The volume is new and all zeros: nothing
+// is written that is zero, neither now nor by the kernel after the first mount,
+// which would take room of a thin pool for inode tables that nobody uses.
 func (d *Driver) MakeFS(ctx context.Context, device string, base int) error {
 	if !filepath.IsAbs(device) {
 		return fmt.Errorf("make file system: %q is no absolute path", device)
 	}
-	owner := fmt.Sprintf("root_owner=%d:%d,lazy_itable_init=1,lazy_journal_init=1,nodiscard", base, base)
+	owner := fmt.Sprintf("root_owner=%d:%d,assume_storage_prezeroed=1,nodiscard", base, base)
 	_, err := d.Run.Run(ctx, run.Cmd{Path: "mkfs.ext4", Args: []string{"-q", "-F", "-m", "0", "-E", owner, device}})
 	if err != nil {
 		return fmt.Errorf("make file system on %s: %w", filepath.Base(device), err)
@@ -177,7 +180,7 @@ func fill(ctx context.Context, t *tree, template string, log task.Log) error {
 }
 
 // personalise makes the copy of a template one container of its own.
-func (d *Driver) personalise(t *tree, s ProvisionSpec, in Inside, log task.Log) error {
+func (d *Driver) personalise(t *tree, s ProvisionSpec, in Inside, hash func() (string, error), log task.Log) error {
 	if err := d.settle(t, in); err != nil {
 		return err
 	}
@@ -187,7 +190,7 @@ func (d *Driver) personalise(t *tree, s ProvisionSpec, in Inside, log task.Log) 
 		}
 	}
 	if s.Password != "" {
-		if err := setPassword(t, s.Password, time.Now()); err != nil {
+		if err := setPassword(t, hash, time.Now()); err != nil {
 			return fmt.Errorf("set password: %w", err)
 		}
 	}
@@ -218,26 +221,41 @@ func checkSecrets(s ProvisionSpec) error {
 // passwordRounds takes about a fifth of a second on a current CPU.
 const passwordRounds = 200000
 
-// setPassword writes root's hash into shadow(5). SHA-512 is what every libc
-// verifies; musl knows no yescrypt.
-func setPassword(t *tree, password string, now time.Time) error {
-	h, err := shacrypt.New(shacrypt.WithSHA512(), shacrypt.WithIterations(passwordRounds))
-	if err != nil {
-		return err
+// hashLater begins to hash a password, if there is one, beside whatever else
+// is to be done; the function that it returns waits for the outcome. SHA-512
+// is what every libc verifies; musl knows no yescrypt.
+func hashLater(password string) func() (string, error) {
+	hash := sync.OnceValues(func() (string, error) {
+		h, err := shacrypt.New(shacrypt.WithSHA512(), shacrypt.WithIterations(passwordRounds))
+		if err != nil {
+			return "", err
+		}
+		digest, err := h.HashWithSalt(password, []byte(rand.Text()[:16]))
+		if err != nil {
+			return "", err
+		}
+		return digest.Encode(), nil
+	})
+	if password != "" {
+		go hash()
 	}
-	salt := rand.Text()[:16]
-	digest, err := h.HashWithSalt(password, []byte(salt))
+	return hash
+}
+
+// setPassword writes root's hash into shadow(5).
+func setPassword(t *tree, hash func() (string, error), now time.Time) error {
+	digest, err := hash()
 	if err != nil {
 		return err
 	}
 	old, err := t.read("etc/shadow")
 	if errors.Is(err, fs.ErrNotExist) {
-		return t.write("etc/shadow", 0o600, shadow(nil, digest.Encode(), now))
+		return t.write("etc/shadow", 0o600, shadow(nil, digest, now))
 	}
 	if err != nil {
 		return err
 	}
-	return t.rewrite("etc/shadow", shadow(old, digest.Encode(), now))
+	return t.rewrite("etc/shadow", shadow(old, digest, now))
 }
 
 func shadow(old []byte, hash string, now time.Time) []byte {

@@ -232,7 +232,7 @@ func (r *real) reboot(t *testing.T) {
 		}
 		time.Sleep(100 * time.Millisecond)
 	}
-	if c.isDone() || c.Record().Process == old {
+	if c.Ended() || c.Record().Process == old {
 		t.Fatal("no reboot was seen")
 	}
 	r.up(t, c)

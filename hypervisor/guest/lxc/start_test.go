@@ -211,7 +211,7 @@ func TestMonitorDies(t *testing.T) {
 		time.Sleep(10 * time.Millisecond)
 	}
 	st, _ := c.Status(t.Context())
-	if st.Note != NoMonitor || st.State != guest.Running || c.isDone() {
+	if st.Note != NoMonitor || st.State != guest.Running || c.Ended() {
 		t.Errorf("%+v", st)
 	}
 	found, err := New(d.Config).Find(t.Context())

@@ -225,7 +225,7 @@ func TestPassword(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer tr.close()
-	if err := setPassword(tr, "geheim", time.Unix(86400*20000, 0)); err != nil {
+	if err := setPassword(tr, hashLater("geheim"), time.Unix(86400*20000, 0)); err != nil {
 		t.Fatal(err)
 	}
 	b, _ := os.ReadFile(filepath.Join(dir, "etc/shadow"))

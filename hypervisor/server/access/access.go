@@ -30,7 +30,7 @@ func Routes(s *access.Service) []server.Route {
 	none.Perm.World = true
 	return []server.Route{
 		none, domains,
-		{Method: schema.Method{Verb: "POST", Path: "/access/ticket", Text: "Log in, or renew a ticket.",
+		{Method: schema.Method{Verb: "POST", Path: "/access/ticket", Text: "Log in, or renew a ticket.", NoQuorum: true,
 			Perm: schema.Perm{World: true}, NoToken: true, Params: ticketParams()}, Do: c.ticket},
 		get("/access/permissions", "Privileges of the caller or of another user.", c.permissions,
 			schema.Param{Name: "userid", Optional: true, Format: "pve-userid-or-token", Text: "user or token instead of the caller"},

@@ -3,13 +3,14 @@
 package cluster
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"slices"
 	"strconv"
 
 	"joist/api/schema"
 	"joist/hypervisor/server"
-	"joist/hypervisor/server/node"
 )
 
 // Guest is a guest as lists show it. Sizes are bytes, CPU is in cores' worth
@@ -29,7 +30,7 @@ type Guest struct {
 	Uptime              int64 // seconds
 }
 
-// GuestLister knows all guests of the cluster.
+// GuestLister knows all guests of the cluster, and how those of this node are.
 type GuestLister interface {
 	Guests(ctx context.Context) ([]Guest, error)
 }
@@ -41,7 +42,7 @@ type Storage struct {
 	Used, Total             int64
 }
 
-// StorageLister knows the storages of all nodes.
+// StorageLister knows the storages of this node.
 type StorageLister interface {
 	Storages(ctx context.Context) ([]Storage, error)
 }
@@ -50,8 +51,7 @@ type StorageLister interface {
 type Deps struct {
 	Node     string
 	Keyboard string // the cluster's default layout
-	Self     func() (node.Usage, error)
-	Address  func() string // this node's address, "" while it has none
+	View     func() (View, error)
 	Guests   GuestLister
 	Storages StorageLister
 }
@@ -74,6 +74,8 @@ func Routes(d Deps) []server.Route {
 		get("/cluster/resources", "Guests, storages and nodes of the cluster.", d.resources,
 			schema.Param{Name: "type", Optional: true, Enum: []string{"vm", "storage", "node", "sdn"}, Text: "only this kind"}),
 		audit(get("/cluster/status", "Nodes and quorum.", d.status)),
+		get("/cluster/tasks", "Recent tasks of all nodes.", d.tasks),
+		get("/nodes", "Nodes of the cluster.", d.nodes),
 		get("/cluster/nextid", "A free VMID, or a check whether one is free.", d.nextID,
 			schema.Param{Name: "vmid", Type: schema.Integer, Optional: true, Format: "pve-vmid", Text: "VMID to check"}),
 		audit(get("/cluster/options", "Settings of the cluster.", d.options)),
@@ -93,11 +95,68 @@ func (d Deps) options(context.Context, *server.Request) (any, error) {
 }
 
 func (d Deps) status(context.Context, *server.Request) (any, error) {
-	// A node that is in no cluster is one row with id 0 and no cluster row.
-	return []map[string]any{{
-		"type": "node", "id": "node/" + d.Node, "name": d.Node, "nodeid": 0, "online": 1, "local": 1, "level": "",
-		"ip": d.Address(),
-	}}, nil
+	v, err := d.View()
+	if err != nil {
+		return nil, err
+	}
+	rows := []map[string]any{}
+	if v.Name != "" { // a node that is in no cluster is one row with id 0
+		rows = append(rows, map[string]any{"type": "cluster", "id": "cluster", "name": v.Name, "nodes": len(v.Nodes),
+			"quorate": server.Bit(v.Quorate), "version": v.Version})
+	}
+	for _, n := range v.Nodes {
+		rows = append(rows, map[string]any{"type": "node", "id": "node/" + n.Name, "name": n.Name, "nodeid": n.ID,
+			"online": server.Bit(n.Online), "local": server.Bit(n.Name == d.Node), "level": "", "ip": n.Address})
+	}
+	return rows, nil
+}
+
+// nodes answers GET /nodes.
+func (d Deps) nodes(_ context.Context, r *server.Request) (any, error) {
+	v, err := d.View()
+	if err != nil {
+		return nil, err
+	}
+	rows := []map[string]any{}
+	for _, n := range v.Nodes {
+		row := n.row(mayAudit(r, n.Name))
+		if n.Online && mayAudit(r, n.Name) {
+			row["ssl_fingerprint"] = n.Status.Fingerprint
+		}
+		rows = append(rows, row)
+	}
+	return rows, nil
+}
+
+// tasks answers GET /cluster/tasks: what each node did lately, newest first.
+func (d Deps) tasks(_ context.Context, r *server.Request) (any, error) {
+	v, err := d.View()
+	if err != nil {
+		return nil, err
+	}
+	rows := []map[string]any{}
+	for _, n := range v.Nodes {
+		for _, row := range n.Status.Tasks {
+			user, _ := row["user"].(string)
+			token, _ := row["tokenid"].(string)
+			if mayAudit(r, n.Name) || user == r.Who.User && (r.Who.Token == "" || r.Who.Token == token) {
+				rows = append(rows, row)
+			}
+		}
+	}
+	slices.SortStableFunc(rows, func(a, b map[string]any) int { return cmp.Compare(number(b["starttime"]), number(a["starttime"])) })
+	return rows[:min(len(rows), 50)], nil
+}
+
+// number reads what was a number here and a JSON number elsewhere.
+func number(v any) float64 {
+	switch n := v.(type) {
+	case int64:
+		return float64(n)
+	case float64:
+		return n
+	}
+	return 0
 }
 
 func (d Deps) nextID(ctx context.Context, r *server.Request) (any, error) {
@@ -136,6 +195,10 @@ func (d Deps) notBackedUp(ctx context.Context, _ *server.Request) (any, error) {
 }
 
 func (d Deps) resources(ctx context.Context, r *server.Request) (any, error) {
+	v, err := d.View()
+	if err != nil {
+		return nil, err
+	}
 	rows := []map[string]any{}
 	kind := r.Params.String("type")
 	if kind == "" || kind == "vm" {
@@ -143,25 +206,23 @@ func (d Deps) resources(ctx context.Context, r *server.Request) (any, error) {
 		if err != nil {
 			return nil, err
 		}
-		for _, g := range guests {
+		for _, g := range v.guests(d.Node, guests) {
 			if r.May("/vms/"+strconv.Itoa(g.VMID), "VM.Audit") {
 				rows = append(rows, guestRow(g))
 			}
 		}
 	}
 	if kind == "" || kind == "node" {
-		row, err := d.nodeRow(r)
-		if err != nil {
-			return nil, err
+		for _, n := range v.Nodes {
+			rows = append(rows, n.row(mayAudit(r, n.Name)))
 		}
-		rows = append(rows, row)
 	}
 	if kind == "" || kind == "storage" {
 		storages, err := d.Storages.Storages(ctx)
 		if err != nil {
 			return nil, err
 		}
-		for _, s := range storages {
+		for _, s := range v.storages(d.Node, storages) {
 			if at := "/storage/" + s.ID; r.May(at, "Datastore.Audit") || r.May(at, "Datastore.AllocateSpace") {
 				rows = append(rows, storageRow(s))
 			}
@@ -195,17 +256,4 @@ func storageRow(s Storage) map[string]any {
 		"id": "storage/" + s.Node + "/" + s.ID, "type": "storage", "storage": s.ID, "node": s.Node, "status": status,
 		"plugintype": s.Type, "content": s.Content, "shared": server.Bit(s.Shared), "disk": s.Used, "maxdisk": s.Total,
 	}
-}
-
-func (d Deps) nodeRow(r *server.Request) (map[string]any, error) {
-	row := map[string]any{"id": "node/" + d.Node, "type": "node", "node": d.Node, "status": "online", "level": ""}
-	if !r.May("/nodes/"+d.Node, "Sys.Audit") {
-		return row, nil
-	}
-	u, err := d.Self()
-	if err != nil {
-		return nil, err
-	}
-	u.Into(row)
-	return row, nil
 }

@@ -28,8 +28,8 @@ func (some) Storages(context.Context) ([]Storage, error) {
 
 func TestCalls(t *testing.T) {
 	calls := map[string]server.Handler{}
-	for _, r := range Routes(Deps{Node: "n1", Self: func() (node.Usage, error) { return node.Usage{MaxCPU: 4}, nil },
-		Address: func() string { return "192.0.2.1" }, Guests: some{}, Storages: some{}}) {
+	alone := View{Nodes: []Node{{Name: "n1", Online: true, Address: "192.0.2.1", Status: Status{Usage: node.Usage{MaxCPU: 4}}}}}
+	for _, r := range Routes(Deps{Node: "n1", View: func() (View, error) { return alone, nil }, Guests: some{}, Storages: some{}}) {
 		calls[r.Path] = r.Do
 	}
 	all := func(string, string) bool { return true }
@@ -70,5 +70,67 @@ func TestCalls(t *testing.T) {
 	_, err := calls["/cluster/nextid"](t.Context(), &server.Request{Params: server.Values{"vmid": int64(100)}})
 	if !errors.As(err, &e) || e.Status != 400 || e.Params["vmid"] != "VM 100 already exists" {
 		t.Errorf("taken id: %v", err)
+	}
+}
+
+// three is a cluster of three nodes as n1 sees it: n2 online, n3 away.
+func three() View {
+	task := func(upid, user string, at float64) map[string]any {
+		return map[string]any{"upid": upid, "user": user, "starttime": at}
+	}
+	return View{Name: "lab", Version: 7, Quorate: true, Nodes: []Node{
+		{Name: "n1", ID: 1, Online: true, Address: "192.0.2.1", Status: Status{Tasks: []map[string]any{{"upid": "a", "user": "joe@pve", "starttime": int64(5)}}}},
+		{Name: "n2", ID: 2, Online: true, Address: "192.0.2.2", Status: Status{Usage: node.Usage{MaxCPU: 8}, Fingerprint: "AA",
+			Guests:   []Guest{{VMID: 200, Kind: "qemu", Name: "old", Node: "n2", Status: "running", CPU: 0.5}, {VMID: 201, Kind: "lxc", Node: "n2", Status: "running"}},
+			Storages: []Storage{{ID: "local", Node: "n2", Type: "dir", Active: true, Used: 1, Total: 2}},
+			Tasks:    []map[string]any{task("b", "root@pam", 9), task("c", "joe@pve", 1)}}},
+		{Name: "n3", ID: 3, Status: Status{Guests: []Guest{{VMID: 300, Kind: "qemu", Node: "n3", Status: "running"}},
+			Storages: []Storage{{ID: "local", Node: "n3", Type: "dir", Active: true, Used: 1, Total: 2}}}},
+	}}
+}
+
+func TestView(t *testing.T) {
+	known := []Guest{{VMID: 100, Node: "n1", Kind: "qemu", Status: "running"}, {VMID: 200, Node: "n2", Kind: "qemu", Name: "new", Status: "stopped"},
+		{VMID: 201, Node: "n1", Kind: "lxc", Status: "stopped"}, {VMID: 300, Node: "n3", Kind: "qemu", Status: "stopped"}}
+	got := map[int]string{}
+	for _, g := range three().guests("n1", known) {
+		got[g.VMID] = g.Node + " " + g.Status + " " + g.Name
+	}
+	// 201 moved here since n2 told of it; n3 is away.
+	want := map[int]string{100: "n1 running ", 200: "n2 running new", 201: "n1 stopped ", 300: "n3 unknown "}
+	if d := cmp.Diff(want, got); d != "" {
+		t.Error(d)
+	}
+	own := []Storage{{ID: "local", Node: "n1", Active: true, Used: 5, Total: 9}}
+	if d := cmp.Diff([]Storage{own[0], {ID: "local", Node: "n2", Type: "dir", Active: true, Used: 1, Total: 2}, {ID: "local", Node: "n3", Type: "dir", Total: 2}},
+		three().storages("n1", own)); d != "" {
+		t.Error(d)
+	}
+}
+
+func TestClusterCalls(t *testing.T) {
+	calls := map[string]server.Handler{}
+	for _, r := range Routes(Deps{Node: "n1", View: func() (View, error) { return three(), nil }, Guests: some{}, Storages: some{}}) {
+		calls[r.Path] = r.Do
+	}
+	joe := func(path, _ string) bool { return path == "/nodes/n2" }
+	for path, want := range map[string]string{
+		"/cluster/status": `[{"id":"cluster","name":"lab","nodes":3,"quorate":1,"type":"cluster","version":7},` +
+			`{"id":"node/n1","ip":"192.0.2.1","level":"","local":1,"name":"n1","nodeid":1,"online":1,"type":"node"},` +
+			`{"id":"node/n2","ip":"192.0.2.2","level":"","local":0,"name":"n2","nodeid":2,"online":1,"type":"node"},` +
+			`{"id":"node/n3","ip":"","level":"","local":0,"name":"n3","nodeid":3,"online":0,"type":"node"}]`,
+		"/nodes": `[{"id":"node/n1","level":"","node":"n1","status":"online","type":"node"},` +
+			`{"cpu":0,"disk":0,"id":"node/n2","level":"","maxcpu":8,"maxdisk":0,"maxmem":0,"mem":0,"node":"n2","ssl_fingerprint":"AA","status":"online","type":"node","uptime":0},` +
+			`{"id":"node/n3","level":"","node":"n3","status":"offline","type":"node"}]`,
+		"/cluster/tasks": `[{"starttime":9,"upid":"b","user":"root@pam"},{"starttime":5,"upid":"a","user":"joe@pve"},{"starttime":1,"upid":"c","user":"joe@pve"}]`,
+	} {
+		v, err := calls[path](t.Context(), &server.Request{May: joe, Who: server.Identity{User: "joe@pve"}})
+		if err != nil {
+			t.Fatal(path, err)
+		}
+		b, _ := json.Marshal(v)
+		if d := cmp.Diff(want, string(b)); d != "" {
+			t.Error(path, d)
+		}
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"context"
 	"errors"
 	"strconv"
+	"strings"
 	"time"
 
 	wire "joist/api/guest"
@@ -104,6 +105,18 @@ func configParams(k guest.Kind) []schema.Param {
 	return out
 }
 
+// helpsWithoutQuorum are the calls on a guest that change no configuration:
+// they end, look into or talk to what runs here, which is nobody else's. A
+// start is not among them: the guest may have become another node's.
+func helpsWithoutQuorum(call string) bool {
+	switch call {
+	case "/status/stop", "/status/shutdown", "/status/reset", "/status/suspend", "/status/resume",
+		"/termproxy", "/vncproxy", "/sendkey", "/agent/ping":
+		return true
+	}
+	return false
+}
+
 func (a *API) guestRoutes(gk guest.Kind) []server.Route {
 	k := kind{a, gk}
 	base := "/nodes/{node}/" + string(gk)
@@ -117,6 +130,7 @@ func (a *API) guestRoutes(gk guest.Kind) []server.Route {
 			m.Perm = schema.Perm{Path: "/vms/{vmid}", Privs: []string{priv}}
 		}
 		m.Params = append(m.Params, params...)
+		m.NoQuorum = helpsWithoutQuorum(strings.TrimPrefix(path, one))
 		return server.Route{Method: m, Do: do}
 	}
 	skip := boolP("skiplock", "ignore locks; root@pam only")
@@ -249,7 +263,7 @@ func (a *API) nodeRoutes() []server.Route {
 		{Method: schema.Method{Verb: "POST", Path: "/nodes/{node}/startall", Text: "Start guests, by default those with onboot.", OnNode: true,
 			Perm: perm, Params: append(params[:3:3], boolP("force", "has no effect"))}, Do: a.startAll},
 		{Method: schema.Method{Verb: "POST", Path: "/nodes/{node}/stopall", Text: "Shut guests down, those first that start last.", OnNode: true,
-			Perm: perm, Params: append(params[:3:3], boolP("force-stop", "has no effect: it is so always"),
+			NoQuorum: true, Perm: perm, Params: append(params[:3:3], boolP("force-stop", "has no effect: it is so always"),
 				intP("timeout", "seconds for each guest"), intP("overall", "seconds for all guests together"),
 				boolP("final", "no guest starts again before the node boots; root@pam only"))}, Do: a.stopAll},
 	}

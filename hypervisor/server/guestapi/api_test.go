@@ -103,7 +103,7 @@ func TestForeignClient(t *testing.T) {
 	}
 	done(vm.Config(ctx, proxmox.VirtualMachineOption{Name: "cores", Value: 2}))
 	done(vm.ResizeDisk(ctx, "scsi0", "+1G"))
-	if err := vm.SendKey(ctx, "ctrl-alt-delete"); err != nil || <-n.guest.get(100).keys != "ctrl-alt-delete" {
+	if err := vm.SendKey(ctx, "ctrl-alt-delete"); err != nil || <-n.guest.Guest(100).Keys != "ctrl-alt-delete" {
 		t.Error(err)
 	}
 	if p, err := vm.Pending(ctx); err != nil || len(*p) == 0 {
@@ -262,7 +262,7 @@ func TestConsoles(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := term.Resize(120, 40); err != nil || <-n.guest.get(100).size != [2]uint16{120, 40} {
+	if err := term.Resize(120, 40); err != nil || <-n.guest.Guest(100).Sizes != [2]uint16{120, 40} {
 		t.Error(err)
 	}
 	if _, err := term.Write([]byte("hello: 1:2\n")); err != nil {

@@ -136,7 +136,7 @@ func (a *API) shellRoutes() []server.Route {
 	perm := schema.Perm{And: []schema.Perm{{Root: true}, {Path: "/nodes/{node}", Privs: []string{"Sys.Console"}}}}
 	const one = "/nodes/{node}"
 	return []server.Route{
-		{Method: schema.Method{Verb: "POST", Path: one + "/termproxy", Text: "Make a ticket for a shell on the node.", OnNode: true, Perm: perm, NoToken: true,
+		{Method: schema.Method{Verb: "POST", Path: one + "/termproxy", Text: "Make a ticket for a shell on the node.", OnNode: true, Perm: perm, NoToken: true, NoQuorum: true,
 			Params: []schema.Param{server.NodeParam(), {Name: "cmd", Optional: true, Enum: []string{"login", "upgrade", "ceph_install"}, Text: "what to run; only login"},
 				{Name: "cmd-opts", Optional: true, MaxLen: 1024, Text: "arguments for cmd; login takes none"}}}, Do: a.shellProxy},
 		{Method: schema.Method{Verb: "GET", Path: one + "/vncwebsocket", Text: "The shell itself, as a WebSocket.", OnNode: true, Perm: perm, NoToken: true, Raw: true,

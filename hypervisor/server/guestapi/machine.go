@@ -18,7 +18,7 @@ func (a *API) machineRoutes() []server.Route {
 	k := kind{a, guest.KVM}
 	const one = "/nodes/{node}/qemu/{vmid}"
 	r := func(verb, path, text, priv string, do server.Handler, params ...schema.Param) server.Route {
-		m := schema.Method{Verb: verb, Path: one + path, Text: text, OnNode: true, Params: append([]schema.Param{server.NodeParam(), vmidP}, params...)}
+		m := schema.Method{Verb: verb, Path: one + path, Text: text, OnNode: true, NoQuorum: helpsWithoutQuorum(path), Params: append([]schema.Param{server.NodeParam(), vmidP}, params...)}
 		if priv != "" {
 			m.Perm = schema.Perm{Path: "/vms/{vmid}", Privs: []string{priv}}
 		}
@@ -124,7 +124,7 @@ func (a *API) containerRoutes() []server.Route {
 	return []server.Route{
 		{Method: schema.Method{Verb: "GET", Path: one + "/interfaces", Text: "Network interfaces of a running container.", OnNode: true,
 			Perm: schema.Perm{Path: "/vms/{vmid}", Privs: []string{"VM.Audit"}}, Params: params}, Do: k.interfaces},
-		{Method: schema.Method{Verb: "POST", Path: one + "/exec", Text: "Run a program in the container, as root.", OnNode: true,
+		{Method: schema.Method{Verb: "POST", Path: one + "/exec", Text: "Run a program in the container, as root.", OnNode: true, NoQuorum: true,
 			Perm: schema.Perm{Root: true}, NoToken: true, Params: append(params[:2:2],
 				schema.Param{Name: "command", Type: schema.Array, Text: "program and arguments"})}, Do: k.exec},
 	}

@@ -18,13 +18,12 @@ import (
 
 // Deps is what the calls need.
 type Deps struct {
-	Node        string
-	Version     version.Info
-	Machine     *Machine
-	Fingerprint func() string                                                         // SHA-256 of the API's certificate
-	Init        func(ctx context.Context, r node.InitRequest) (node.InitReply, error) // PID 1
-	NetState    string                                                                // node.NetState
-	Config      node.Config                                                           // node.json
+	Node     string
+	Version  version.Info
+	Machine  *Machine
+	Init     func(ctx context.Context, r node.InitRequest) (node.InitReply, error) // PID 1
+	NetState string                                                                // node.NetState
+	Config   node.Config                                                           // node.json
 }
 
 // Routes returns the calls on a node.
@@ -41,9 +40,8 @@ func Routes(d Deps) []server.Route {
 			Perm: at(priv), Params: append(self[:1:1], more...)}, Do: do}
 	}
 	return []server.Route{
-		{Method: schema.Method{Verb: "GET", Path: "/nodes", Text: "Nodes of the cluster."}, Do: d.list},
 		get("status", "Load, memory, kernel and CPUs.", "Sys.Audit", d.status),
-		{Method: schema.Method{Verb: "POST", Path: "/nodes/{node}/status", Text: "Restart or switch off the node.", OnNode: true,
+		{Method: schema.Method{Verb: "POST", Path: "/nodes/{node}/status", Text: "Restart or switch off the node.", OnNode: true, NoQuorum: true,
 			Perm: at("Sys.PowerMgmt"), Params: append(self[:1:1],
 				schema.Param{Name: "command", Enum: []string{"reboot", "shutdown"}, Text: "what to do"})}, Do: d.power},
 		get("time", "Clock and time zone.", "Sys.Audit", d.time),

@@ -13,22 +13,6 @@ import (
 	"joist/hypervisor/server"
 )
 
-// list answers GET /nodes.
-func (d *Deps) list(_ context.Context, r *server.Request) (any, error) {
-	row := map[string]any{"node": d.Node, "id": "node/" + d.Node, "type": "node", "status": "online"}
-	if !r.May("/nodes/"+d.Node, "Sys.Audit") {
-		return []map[string]any{row}, nil
-	}
-	u, err := d.Machine.Usage()
-	if err != nil {
-		return nil, err
-	}
-	u.Into(row)
-	row["level"] = ""
-	row["ssl_fingerprint"] = d.Fingerprint()
-	return []map[string]any{row}, nil
-}
-
 // status answers GET /nodes/{node}/status. The types are those that clients
 // insist on: load averages, clock rate and hvm are strings.
 func (d *Deps) status(context.Context, *server.Request) (any, error) {

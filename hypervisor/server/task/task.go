@@ -30,9 +30,8 @@ func Routes(node string, m *task.Manager) []server.Route {
 			Params: params}, Do: c.status},
 		{Method: schema.Method{Verb: "GET", Path: "/nodes/{node}/tasks/{upid}/log", Text: "Lines of a task's log.", OnNode: true,
 			Params: logParams}, Do: c.log},
-		{Method: schema.Method{Verb: "DELETE", Path: "/nodes/{node}/tasks/{upid}", Text: "Stop a task.", OnNode: true,
+		{Method: schema.Method{Verb: "DELETE", Path: "/nodes/{node}/tasks/{upid}", Text: "Stop a task.", OnNode: true, NoQuorum: true,
 			Params: params}, Do: c.stop},
-		{Method: schema.Method{Verb: "GET", Path: "/cluster/tasks", Text: "Recent tasks of the cluster."}, Do: c.recent},
 	}
 }
 
@@ -71,9 +70,10 @@ func (c calls) list(_ context.Context, r *server.Request) (any, error) {
 	return rows(tasks), nil
 }
 
-func (c calls) recent(_ context.Context, r *server.Request) (any, error) {
-	tasks, _ := c.m.List(task.Filter{Source: task.All, Limit: 50, Visible: c.visible(r)})
-	return rows(tasks), nil
+// Recent is the rows of the newest tasks, which a node tells the others.
+func Recent(m *task.Manager, limit int) []map[string]any {
+	tasks, _ := m.List(task.Filter{Source: task.All, Limit: limit})
+	return rows(tasks)
 }
 
 // owns reports whether the caller started the task; a user owns what the

@@ -1,0 +1,501 @@
+package membership
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"joist/api/node"
+	"joist/cluster/join"
+	"joist/cluster/member"
+	"joist/cluster/peer"
+	"joist/cluster/pki"
+	"joist/cluster/roster"
+	"joist/cluster/store"
+)
+
+const (
+	lookEvery    = 3 * time.Second // after members, roster, the seal
+	janitorEvery = time.Minute
+	renewEvery   = time.Hour
+)
+
+// Start begins everything that goes on as long as the daemon runs. Guests
+// answers what operations ask about the rest of the node.
+func (s *Service) Start(ctx context.Context, g Guests) {
+	s.guests = g
+	if s.id != nil {
+		strict := store.NewEtcd(s.member.Client(), store.WithQuorum(s.member))
+		s.voter = &join.Voter{Store: strict, Authority: s.authority, Node: s.o.Name, Version: s.o.Version, StoreProg: member.Version(), Now: s.o.Now, Log: s.o.Log,
+			Seen: func(n string) time.Time { return s.watch.State(n).At }, Evict: s.evict}
+		go s.book.Follow(ctx, s.store)
+		go s.watch.Run(ctx)
+		go s.keepHosts(ctx)
+		go s.keep(ctx)
+		go s.keepCertificate(ctx)
+		a := peer.Announcer{Book: s.book, Identity: s.id, Interface: s.o.Interface, Addresses: s.o.Addresses,
+			Missing: func() bool { return len(s.watch.Away()) > 0 }, Changed: func([]string) {}, Log: s.o.Log}
+		go a.Run(ctx)
+	}
+	go s.finish(ctx)
+	go s.watchRemoval(ctx)
+}
+
+// finish goes on with an operation where it needs the whole daemon.
+func (s *Service) finish(ctx context.Context) {
+	var r outcome
+	if s.driven != nil { // it goes on since the start
+		select {
+		case r = <-s.driven:
+		case <-ctx.Done():
+			return
+		}
+	} else {
+		r.next, r.err = s.runner.Run(ctx, join.Open)
+	}
+	switch {
+	case ctx.Err() != nil:
+	case r.err != nil:
+		s.o.Log.Error("operation of the cluster", "err", r.err)
+	case r.next == join.Closed:
+		s.askRestart()
+	}
+}
+
+// begin starts an operation; its first steps need the daemon as it is.
+func (s *Service) begin(ctx context.Context, o join.Op) error {
+	if err := join.Begin(s.journal, o, s.o.Now()); err != nil {
+		return err
+	}
+	s.driven = nil
+	go s.finish(context.WithoutCancel(ctx))
+	return nil
+}
+
+// Join asks a cluster to let this node in. The request is checked here; how it
+// goes on, over a restart of the daemon, shows in Last.
+func (s *Service) Join(ctx context.Context, a join.Ask) error {
+	if s.id != nil && len(s.book.Nodes()) > 1 {
+		return fmt.Errorf("join: %w: leave it first", ErrClustered)
+	}
+	return s.begin(ctx, join.Op{Kind: join.Join, Ask: &a})
+}
+
+// Preview shows what a join would do, and what stands against it. Nothing
+// changes on either side.
+func (s *Service) Preview(ctx context.Context, a join.Ask) (join.Preview, error) {
+	secret, err := join.ParseToken(a.Token)
+	if err != nil {
+		return join.Preview{}, err
+	}
+	me, err := s.self()
+	if err != nil {
+		return join.Preview{}, err
+	}
+	r, err := machine{s}.Records(ctx)
+	if err != nil {
+		return join.Preview{}, err
+	}
+	j := join.Joiner{Client: &join.HTTPS{Addresses: []string{a.Address}, Fingerprint: a.Fingerprint}, Secret: secret, Self: me, Now: s.o.Now}
+	return j.Check(ctx, r, a.Renumber)
+}
+
+// Leave takes this node out of its cluster; its guests stay with it.
+func (s *Service) Leave(ctx context.Context) error {
+	if s.id == nil || len(s.book.Nodes()) < 2 && !s.isRemoved() {
+		return errors.New("leave: this node is in no cluster with others")
+	}
+	return s.begin(ctx, join.Op{Kind: join.Leave})
+}
+
+// Recover makes this node a cluster of one, with everything its copy holds.
+// It is for the case that those who decided are lost for good; as long as the
+// cluster can decide it is refused.
+func (s *Service) Recover(ctx context.Context) error {
+	if s.id == nil {
+		return errors.New("recover: this node is in no cluster")
+	}
+	if s.member.AwaitQuorum(ctx) {
+		return errors.New("recover: the cluster can decide; remove nodes that are gone instead")
+	}
+	return s.begin(ctx, join.Op{Kind: join.Recover})
+}
+
+// Cancel calls the operation under way off, where there is a way back.
+func (s *Service) Cancel() { s.runner.Cancel() }
+
+// Remove takes a node that is gone out of the cluster, with its guests' keys.
+// What is removed is told to say before it happens.
+func (s *Service) Remove(ctx context.Context, name string, force bool, say func(format string, args ...any)) error {
+	if name == s.o.Name {
+		return fmt.Errorf("remove node '%s': this is the node that was asked; use leave", name)
+	}
+	it, err := s.store.Get(ctx, roster.NodeKey(name))
+	if errors.Is(err, store.ErrNotFound) {
+		return fmt.Errorf("remove node '%s': it does not belong to the cluster", name)
+	}
+	if err != nil {
+		return err
+	}
+	n, err := roster.DecodeNode(it)
+	if err != nil {
+		return err
+	}
+	if s.online(name) {
+		return fmt.Errorf("remove node '%s': it is online; run `joist node leave` on it, or switch it off first", name)
+	}
+	conds, ops := []store.Cond{{Key: it.Key, Rev: it.Rev}}, []store.Op{{Key: it.Key}}
+	guests, _, err := s.store.List(ctx, join.GuestPrefix)
+	if err != nil {
+		return err
+	}
+	var own []string
+	for _, g := range guests {
+		r, err := join.ParseGuest(g.Value)
+		if err != nil || r.Node != name {
+			continue
+		}
+		own = append(own, fmt.Sprint(r.VMID))
+		say("configuration of guest %d of node %s: %s", r.VMID, name, g.Value)
+		conds, ops = append(conds, store.Cond{Key: g.Key, Rev: g.Rev}), append(ops, store.Op{Key: g.Key})
+	}
+	if len(own) > 0 && !force {
+		return fmt.Errorf("remove node '%s': it has the guests %s; with force=1 their configurations go too, and are kept in this task's log", name, strings.Join(own, ", "))
+	}
+	if _, err := s.store.Txn(ctx, conds, ops...); err != nil {
+		return fmt.Errorf("remove node '%s': %w", name, err)
+	}
+	return s.evict(ctx, n)
+}
+
+// evict removes the store's member of a node.
+func (s *Service) evict(ctx context.Context, n roster.Node) error {
+	list, err := s.member.Members(ctx)
+	if err != nil {
+		return err
+	}
+	if m, ok := s.findMember(list, n.Name); ok {
+		return s.member.Remove(ctx, m.ID)
+	}
+	return nil
+}
+
+// online reports whether a node is there; this one is.
+func (s *Service) online(name string) bool {
+	return name == s.o.Name || s.watch != nil && s.watch.State(name).Online
+}
+
+// keepHosts writes the names of peers whenever they change.
+func (s *Service) keepHosts(ctx context.Context) {
+	for {
+		changed := s.book.Changed()
+		if err := s.writeHosts(); err != nil {
+			s.o.Log.Warn("write names of nodes", "err", err)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-changed:
+		}
+	}
+}
+
+// keep looks after members, roster and seal until ctx ends.
+func (s *Service) keep(ctx context.Context) {
+	if s.isRemoved() {
+		return
+	}
+	var swept time.Time
+	for {
+		s.keepSelf(ctx)
+		if s.member.IsLeader() {
+			if err := s.seat(ctx); err != nil {
+				s.o.Log.Warn("look after the members of the store", "err", err)
+			}
+			if time.Since(swept) > janitorEvery {
+				swept = time.Now()
+				if err := s.voter.Janitor(ctx); err != nil {
+					s.o.Log.Warn("look for broken joins", "err", err)
+				}
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(lookEvery):
+		}
+	}
+}
+
+// keepSelf keeps this node's own entry true: where it is, which Joist it runs;
+// and its part of the secret true to whether it votes.
+func (s *Service) keepSelf(ctx context.Context) {
+	if !s.member.Quorate(ctx) {
+		return
+	}
+	if err := s.refound(ctx); err != nil {
+		s.o.Log.Warn("finish making the cluster", "err", err)
+	}
+	err := s.editNode(ctx, s.o.Name, func(n *roster.Node) {
+		if a := s.o.Addresses(); len(a) > 0 {
+			n.Addresses = a
+		}
+		n.Version = s.o.Version
+	})
+	if err != nil && !errors.Is(err, store.ErrNotFound) && ctx.Err() == nil {
+		s.o.Log.Warn("keep this node's entry", "err", err)
+	}
+	if err := s.keepSeal(ctx); err != nil && ctx.Err() == nil {
+		s.o.Log.Warn("get the key to the cluster's authority", "err", err)
+	}
+}
+
+// refound finishes a founding that was cut off between its folder and its
+// keys, and gives the member its name where that is missing.
+func (s *Service) refound(ctx context.Context) error {
+	if m, ok := s.findMember(s.member.LocalMembers(), s.o.Name); !ok || m.URL == "" {
+		if err := s.member.SetURL(ctx, roster.PeerURL(s.o.Name)); err != nil {
+			return err
+		}
+	}
+	if _, err := s.store.Get(ctx, roster.ClusterKey); !errors.Is(err, store.ErrNotFound) {
+		return err
+	}
+	// Nobody has joined yet: a new cluster is as good as the one that was cut.
+	s.o.Log.Warn("making the cluster was cut off; beginning anew")
+	if err := os.RemoveAll(s.files.path(idDir)); err != nil {
+		return err
+	}
+	s.askRestart()
+	return nil
+}
+
+// keepSeal fetches the key to the authority when this node has become a
+// voter, and forgets it when it is none any more.
+func (s *Service) keepSeal(ctx context.Context) error {
+	file := s.files.path(idDir, sealFile)
+	votes := s.votes(s.o.Name)
+	switch have := exists(file); {
+	case votes && !have:
+		var seal []byte
+		if err := (peers{s}).anybody(ctx, pathSeal, struct{}{}, &seal); err != nil {
+			return err
+		}
+		return node.WriteFile(file, 0o600, seal)
+	case !votes && have:
+		return os.Remove(file)
+	}
+	return nil
+}
+
+// seat brings the members of the store one step nearer to what they should
+// be: those of nodes, and an odd number of them voting.
+func (s *Service) seat(ctx context.Context) error {
+	list, err := s.member.Members(ctx)
+	if err != nil {
+		return err
+	}
+	items, _, err := s.store.List(ctx, roster.NodePrefix)
+	if err != nil {
+		return err
+	}
+	known := map[string]string{} // URL → name
+	for _, it := range items {
+		n, err := roster.DecodeNode(it)
+		if err != nil {
+			return err
+		}
+		known[roster.PeerURL(n.Name)] = n.Name
+	}
+	var seats []member.Seat
+	for _, m := range list {
+		name, ok := known[m.URL]
+		if !ok && m.ID != s.member.ID() {
+			s.o.Log.Warn("a member of the store belongs to no node", "url", m.URL)
+			return s.member.Remove(ctx, m.ID)
+		}
+		online, since := s.presence(name)
+		seats = append(seats, member.Seat{Name: name, MemberID: m.ID, Learner: m.Learner, Leader: m.ID == s.member.ID(),
+			Online: online, OfflineSince: since, CaughtUp: m.Name != ""})
+	}
+	change, ok := member.Next(seats, s.o.Now())
+	if !ok {
+		return nil
+	}
+	s.o.Log.Info("members of the store change", "do", change.Kind, "node", change.Seat.Name)
+	switch change.Kind {
+	case member.Promote:
+		err = s.member.Promote(ctx, change.Seat.MemberID)
+		if errors.Is(err, member.ErrNotCaughtUp) {
+			return nil // the next look is soon
+		}
+		return err
+	default:
+		if err := s.member.Remove(ctx, change.Seat.MemberID); err != nil {
+			return err
+		}
+		_, err := s.member.AddLearner(ctx, change.Seat.Name, roster.PeerURL(change.Seat.Name))
+		return err
+	}
+}
+
+// presence is whether a node is online, else since when it is not, as far as
+// this daemon has seen.
+func (s *Service) presence(name string) (bool, time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.online(name) {
+		delete(s.lost, name)
+		return true, time.Time{}
+	}
+	if s.lost[name].IsZero() {
+		s.lost[name] = s.o.Now()
+	}
+	return false, s.lost[name]
+}
+
+// keepCertificate renews the node's certificate in the last third of its life.
+func (s *Service) keepCertificate(ctx context.Context) {
+	for {
+		if err := s.renew(ctx); err != nil && ctx.Err() == nil {
+			s.o.Log.Warn("renew this node's certificate", "err", err)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(renewEvery):
+		}
+	}
+}
+
+func (s *Service) renew(ctx context.Context) error {
+	cert, err := s.id.Certificate()
+	if err != nil || !pki.RenewDue(cert, s.o.Now()) {
+		return err
+	}
+	text, err := os.ReadFile(s.id.Path(peer.KeyFile))
+	if err != nil {
+		return err
+	}
+	key, err := pki.DecodeKey(text)
+	if err != nil {
+		return err
+	}
+	csr, err := pki.NewRequest(key, s.o.Name)
+	if err != nil {
+		return err
+	}
+	der, err := s.renewFor(ctx, s.o.Name, csr)
+	var no *join.Refused
+	if errors.As(err, &no) && no.Has("elsewhere") {
+		err = peers{s}.anybody(ctx, pathRenew, csr, &der)
+	}
+	if err != nil {
+		return fmt.Errorf("it ends on %s: %w", cert.NotAfter.Format(time.DateOnly), err)
+	}
+	return node.WriteFile(s.id.Path(peer.CertFile), 0o600, pki.EncodeCert(der))
+}
+
+// watchRemoval turns a member that was removed into a learner, if the cluster
+// still has a place for this node.
+func (s *Service) watchRemoval(ctx context.Context) {
+	select {
+	case <-ctx.Done():
+		return
+	case <-s.member.Failed():
+	}
+	if !s.member.Removed() || s.isRemoved() {
+		return // the daemon notices and begins anew
+	}
+	if o, err := s.journal.Load(); err != nil || o != nil {
+		return // it is on its way out
+	}
+	s.o.Log.Warn("this node's member was removed from the store")
+	if err := join.Begin(s.journal, join.Op{Kind: join.Demote}, s.o.Now()); err != nil {
+		s.o.Log.Error("come back as a learner", "err", err)
+		return
+	}
+	s.askRestart()
+}
+
+// Broken is closed when the store has ended and the daemon cannot go on: a
+// member that was removed is no such case.
+func (s *Service) Broken(ctx context.Context) <-chan struct{} {
+	out := make(chan struct{})
+	go func() {
+		select {
+		case <-ctx.Done():
+		case <-s.member.Failed():
+			if !s.member.Removed() {
+				close(out)
+			}
+		}
+	}()
+	return out
+}
+
+// Quorum says why the cluster cannot decide right now, in a sentence that goes
+// to whoever wanted a change.
+func (s *Service) Quorum() error {
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	if err := s.busy(); err != nil {
+		return err
+	}
+	if s.id == nil || s.member.Quorate(ctx) {
+		return nil
+	}
+	if s.isRemoved() {
+		return fmt.Errorf("this node was removed from cluster %s: run `joist node leave` to go on alone with its guests", s.book.Cluster().Name)
+	}
+	voters, there := 0, 0
+	for _, m := range s.member.LocalMembers() {
+		if m.Learner {
+			continue
+		}
+		voters++
+		if name, ok := strings.CutSuffix(hostOf(m.URL), "."+roster.Domain); ok && s.online(name) {
+			there++
+		}
+	}
+	away := s.watch.Away()
+	slices.Sort(away)
+	return fmt.Errorf("the cluster has no quorum: %d of %d nodes that decide answer (away: %s); guests and reads go on, changes wait for them",
+		there, voters, strings.Join(away, ", "))
+}
+
+// AwaitQuorum returns when the cluster can decide.
+func (s *Service) AwaitQuorum(ctx context.Context) error {
+	for !s.member.AwaitQuorum(ctx) {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(time.Second):
+		}
+	}
+	return nil
+}
+
+// Publish tells the other nodes how this one is.
+func (s *Service) Publish(status json.RawMessage) { s.feed.Publish(status) }
+
+func hostOf(url string) string {
+	_, rest, _ := strings.Cut(url, "://")
+	host, _, _ := strings.Cut(rest, ":")
+	return host
+}
+
+func remote(r *http.Request) netip.Addr {
+	a, err := netip.ParseAddrPort(r.RemoteAddr)
+	if err != nil {
+		return netip.Addr{}
+	}
+	return a.Addr()
+}

@@ -1,0 +1,105 @@
+package plan
+
+import (
+	"slices"
+
+	"joist/installer/answer"
+	"joist/installer/probe"
+	"joist/internal/finding"
+)
+
+// refusal is something an answer may ask for that the node cannot do yet. The
+// file is right; the plan says so instead of leaving it out silently.
+type refusal struct {
+	key, what, cure string
+	asked           func(a answer.Answer) bool
+}
+
+// refusals shrinks as the node learns; each row has one owner.
+func refusals() []refusal {
+	return []refusal{
+		{"joist.network", "VLAN, bond, MTU and a second address of the management network", "remove the table; the address is then untagged on one card",
+			func(a answer.Answer) bool { return a.Link.Asked() }},
+		{"post-installation-webhook", "a report by webhook", "remove the table", func(a answer.Answer) bool { return a.Webhook.URL != "" }},
+		{"first-boot", "a first-boot program", "remove the table", func(a answer.Answer) bool { return a.FirstBoot.Source != "" }},
+	}
+}
+
+// refuse reports what is asked for in vain.
+func refuse(a answer.Answer, fs *finding.List) {
+	for _, r := range refusals() {
+		if r.asked(a) {
+			fs.Stopf("not-in-this-version", r.key, r.cure, "%s: this version does not do it", r.what)
+		}
+	}
+	if a.Disk.Filesystem == answer.Btrfs {
+		b := a.Disk.Btrfs
+		hint := "set filesystem = \"zfs\" and zfs.raid = \"" + b.RAID + "\""
+		if b.Compress != "" {
+			hint += ", zfs.compress = \"" + nearestCompression(b.Compress) + "\""
+		}
+		fs.Stopf("btrfs-not-offered", "disk-setup.filesystem", hint+" in place of the btrfs keys", "there is no layout on btrfs; the nearest one is ZFS %s", b.RAID)
+	}
+	if a.Network.Pinning || len(a.Network.Mapping) > 0 {
+		fs.Notef("pinning-not-needed", "network.interface-name-pinning", "names of network cards stay as the kernel gives them: the bridge finds its card by hardware address")
+	}
+	if a.Global.SubscriptionKey != "" {
+		fs.Notef("subscription-unused", "global.subscription-key", "there are no subscriptions; the key is not kept")
+	}
+}
+
+func nearestCompression(btrfs string) string {
+	switch btrfs {
+	case "zlib":
+		return "gzip"
+	case "lzo":
+		return "lz4"
+	default:
+		return btrfs
+	}
+}
+
+// hostName fills the name from the lease where the answer asks for that.
+func hostName(f probe.Facts, a *answer.Answer, fs *finding.List) {
+	if a.Global.FQDNSource != answer.FromDHCP {
+		return
+	}
+	if f.Lease == nil || f.Lease.Host == "" {
+		fs.Stopf("hostname-unknown", "global.fqdn.source", "have the DHCP server send a host name (option 12), or write it: fqdn = \"node1.example.com\"", "no DHCP lease holds a host name")
+		return
+	}
+	name, domain := f.Lease.Host, f.Lease.Domain
+	if domain == "" {
+		domain = a.Global.FQDNDomain
+	}
+	if domain != "" && !containsDot(name) {
+		name += "." + domain
+	}
+	if why := answer.HostName(name); why != "" {
+		fs.Stopf("hostname-unknown", "global.fqdn.source", "correct it on the DHCP server, or write it: fqdn = \"node1.example.com\"", "the DHCP lease names the machine %q: %s", name, why)
+		return
+	}
+	a.Global.FQDN = name
+}
+
+func containsDot(s string) bool { return slices.Contains([]byte(s), '.') }
+
+// zfsReady checks that a pool can be made and read at the first start.
+func zfsReady(f probe.Facts, a answer.Answer, img Image, fs *finding.List) {
+	if a.Disk.Filesystem != answer.ZFS {
+		return
+	}
+	if f.ZFS == probe.Absent {
+		fs.Stopf("zfs-missing", "disk-setup.filesystem", "use a medium built with ZFS, or filesystem = \"ext4\"; a mirror on LVM is [joist.disk] raid = \"raid1\"", "this medium brings no ZFS")
+	}
+	if !f.Firmware.SecureBoot || img.ModuleKey != "" && slices.Contains(f.Firmware.Keys, img.ModuleKey) {
+		return
+	}
+	level := finding.Warn
+	if a.Unattended() {
+		level = finding.Stop
+	}
+	fs.Add(finding.Finding{Level: level, Code: "zfs-key-not-enrolled", Path: "disk-setup.filesystem",
+		Text: "Secure Boot is on and the key that signs this medium's ZFS modules is not enrolled: the kernel will not load them",
+		Hint: "enrol the key (mokutil --import, then confirm on the blue screen of the next start), switch Secure Boot off, or use filesystem = \"ext4\""})
+}

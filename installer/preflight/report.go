@@ -1,0 +1,71 @@
+package preflight
+
+import (
+	"time"
+
+	"joist/installer/probe"
+	"joist/internal/finding"
+)
+
+// Results of a report.
+const (
+	Fit   = "fit"
+	Unfit = "unfit"
+)
+
+// Checked is one check of a report with what it found.
+type Checked struct {
+	Row
+	Outcome string   `json:"outcome"` // "ok", or the level of what was found after waiving
+	Waived  bool     `json:"waived,omitempty"`
+	Found   []string `json:"found,omitempty"`
+}
+
+// Report is what programs read: every check, those that found nothing too.
+type Report struct {
+	Time   time.Time `json:"time"`
+	Result string    `json:"result"`
+	Disks  []string  `json:"disks,omitempty"`
+	Checks []Checked `json:"checks"`
+}
+
+// MakeReport checks the machine and the given disks, with waivers.
+func MakeReport(f probe.Facts, ds []probe.Disk, waive []string) Report {
+	fs := Check(f)
+	r := Report{Time: f.Time, Result: Fit}
+	for _, d := range ds {
+		fs = append(fs, Target(f, d)...)
+		r.Disks = append(r.Disks, d.Name)
+	}
+	fs = append(fs, Members(f, ds)...)
+	var codes []string
+	for _, c := range waive {
+		if Waivable(c) {
+			codes = append(codes, c)
+		}
+	}
+	before := fs
+	fs, _ = fs.Waive(codes)
+	seen := map[string]bool{}
+	for _, row := range Table() {
+		if seen[row.Code] { // disk-too-small is a row of machine and of disk
+			continue
+		}
+		seen[row.Code] = true
+		c := Checked{Row: row, Outcome: "ok"}
+		worst := finding.Note
+		for i, x := range fs {
+			if x.Code == row.Code {
+				worst = max(worst, x.Level)
+				c.Outcome = worst.String()
+				c.Waived = c.Waived || before[i].Level != x.Level
+				c.Found = append(c.Found, x.Path+": "+x.Text)
+			}
+		}
+		r.Checks = append(r.Checks, c)
+	}
+	if fs.Stops() {
+		r.Result = Unfit
+	}
+	return r
+}
