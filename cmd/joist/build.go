@@ -32,6 +32,7 @@ func buildCommand() *cobra.Command {
 	f.StringVar(&o.Out, "out", "build", "folder for the artefacts")
 	f.StringVar(&o.Mirror, "mirror", "", "base `URL` of a Debian mirror (default: from this machine's apt configuration)")
 	f.BoolVar(&o.Locked, "locked", false, "fail if joist.lock does not fit instead of resolving anew")
+	f.StringVar(&o.Key, "sign-key", "", "Ed25519 private key (PEM `FILE`) that signs SHA256SUMS")
 	f.BoolVarP(&o.verbose, "verbose", "v", false, "also say notes")
 
 	iso := &cobra.Command{
@@ -43,6 +44,14 @@ func buildCommand() *cobra.Command {
 		},
 	}
 	iso.Flags().StringVar(&o.Answer, "answer", "", "answer `FILE` to put inside: the image then installs unattended")
+	netboot := &cobra.Command{
+		Use:   "netboot",
+		Short: "Build the folder for machines that start from the network",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return o.artefact(cmd, func(b *build.Builder) (string, error) { return b.Netboot(cmd.Context()) })
+		},
+	}
 	template := &cobra.Command{
 		Use:   "template debian",
 		Short: "Build a configured Debian for containers",
@@ -51,7 +60,7 @@ func buildCommand() *cobra.Command {
 			return o.artefact(cmd, func(b *build.Builder) (string, error) { return b.Template(cmd.Context(), args[0]) })
 		},
 	}
-	c.AddCommand(iso, template)
+	c.AddCommand(iso, netboot, template)
 	return c
 }
 

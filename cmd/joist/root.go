@@ -65,7 +65,7 @@ Every command has examples: joist COMMAND --help.`,
 		}
 	}
 	add(groupMake, buildCommand(), c.answerCommand(), c.planCommand())
-	add(groupUse, c.apiCommand())
+	add(groupUse, c.apiCommand(), c.nodeCommand())
 	r.AddCommand(c.versionCommand())
 	strict(r)
 	return r

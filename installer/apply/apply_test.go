@@ -40,6 +40,8 @@ const uuid = "AbCdEf-0123-4567-89ab-cdef-0123-456789"
 type machine struct {
 	*host.Host
 	script *run.Script
+	disks  []string
+	img    plan.Image
 	mounts []string
 	fail   string // substring of a command that fails
 	lvm    string // the last file of LVM commands
@@ -99,28 +101,29 @@ const diskSize = 32e9
 
 func newMachine(t *testing.T) (*machine, plan.Plan) {
 	t.Helper()
-	m := &machine{}
+	m := emptyMachine(t, "vda")
+	return m, m.plan(t, func(*answer.Answer) {})
+}
+
+// emptyMachine has these disks and a medium.
+func emptyMachine(t *testing.T, disks ...string) *machine {
+	t.Helper()
+	m := &machine{disks: disks}
 	m.script = &run.Script{Answer: m.answer}
 	m.Host = &host.Host{Root: t.TempDir(), Run: m.script, Sys: m, Now: func() time.Time { return time.Unix(1.8e9, 0) }, Log: slog.New(slog.DiscardHandler)}
-	m.write(t, "/dev/vda", nil)
-	if err := os.Truncate(m.Path("/dev/vda"), diskSize); err != nil {
-		t.Fatal(err)
-	}
-	for _, n := range []string{"1", "2", "3", "4", "5"} {
-		m.write(t, "/dev/vda"+n, nil)
-	}
-	noise := func(n int) []byte {
-		b := make([]byte, n)
-		r := rand.New(rand.NewPCG(1, uint64(n)))
-		for i := range b {
-			b[i] = byte(r.Uint32())
+	for _, d := range disks {
+		m.write(t, "/dev/"+d, nil)
+		if err := os.Truncate(m.Path("/dev/"+d), diskSize); err != nil {
+			t.Fatal(err)
 		}
-		return b
+		for _, n := range []string{"1", "2", "3", "4", "5"} {
+			m.write(t, "/dev/"+d+n, nil)
+		}
 	}
 	const id = "0011223344556677"
 	med, build := probe.MediumDir, probe.MediumDir+"/joist/"+id
-	img := plan.Image{Loaders: map[string]int64{}, Manifest: boot.Manifest{BuildID: id, Version: "0.1.0", Kernel: "6.12", VerityRoot: strings.Repeat("a", 64), Built: time.Unix(1.7e9, 0)}}
-	img.Files = map[string]boot.File{
+	m.img = plan.Image{Loaders: map[string]int64{}, Manifest: boot.Manifest{BuildID: id, Version: "0.1.0", Kernel: "6.12", VerityRoot: strings.Repeat("a", 64), Built: time.Unix(1.7e9, 0)}}
+	m.img.Files = map[string]boot.File{
 		boot.FileKernel: m.write(t, med+"/boot/vmlinuz", noise(70_001)), boot.FileInitrd: m.write(t, med+"/boot/initrd", noise(90_002)),
 		boot.FileSystem: m.write(t, build+"/system.sqfs", noise(9<<20+4096)),
 	}
@@ -130,30 +133,55 @@ func newMachine(t *testing.T) (*machine, plan.Plan) {
 	binary.LittleEndian.PutUint16(core[0x1f4+8:], 7)
 	binary.LittleEndian.PutUint16(core[0x1f4+10:], 0x820)
 	for name, b := range map[string][]byte{plan.LoaderBoot: grub, plan.LoaderCore: core, plan.LoaderShim: noise(1001), plan.LoaderGrub: noise(1002), plan.LoaderMOK: noise(1003)} {
-		img.Loaders[name] = m.write(t, build+"/boot/"+name, b).Size
+		m.img.Loaders[name] = m.write(t, build+"/boot/"+name, b).Size
 	}
 	m.write(t, efiDir+"/Boot0000-"+globalGUID, append([]byte{7, 0, 0, 0, 1, 0, 0, 0, 4, 0}, utf16z("Shell")...))
 	m.write(t, efiDir+"/BootOrder-"+globalGUID, []byte{7, 0, 0, 0, 0, 0})
+	return m
+}
 
+func noise(n int) []byte {
+	b := make([]byte, n)
+	r := rand.New(rand.NewPCG(1, uint64(n)))
+	for i := range b {
+		b[i] = byte(r.Uint32())
+	}
+	return b
+}
+
+// plan is what the next start would do.
+func (m *machine) plan(t *testing.T, edit func(*answer.Answer)) plan.Plan {
+	t.Helper()
 	f := probe.Facts{
 		Time: time.Date(2026, 11, 21, 0, 0, 0, 0, time.UTC), Firmware: probe.Firmware{Mode: probe.UEFI}, CPU: probe.CPU{Virtualisation: "svm", KVM: true},
-		Memory: probe.Memory{Total: 4 << 30}, Disks: []probe.Disk{{Name: "vda", Size: diskSize, Sector: 512}}, NICs: []probe.NIC{{Name: "eth0", MAC: "52:54:00:00:00:01"}},
+		Memory: probe.Memory{Total: 4 << 30}, NICs: []probe.NIC{{Name: "eth0", MAC: "52:54:00:00:00:01"}},
 		ConsoleArgs: []string{"console=ttyS0,115200"},
+	}
+	for _, name := range m.disks {
+		d := probe.Disk{Name: name, Size: diskSize, Sector: 512}
+		r, err := os.Open(m.Path("/dev", name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		probe.Contents(r, &d)
+		r.Close()
+		f.Disks = append(f.Disks, d)
 	}
 	swap := int64(1 << 30)
 	a := answer.Answer{
 		Global: answer.Global{Keyboard: "de", Country: "at", Timezone: "UTC", FQDN: "n1.example.com", MailTo: "a@example.com", RootPassword: "topsecret", RebootMode: "power-off"},
 		Disk:   answer.Disk{Filesystem: "ext4", List: []string{"vda"}, SwapSize: &swap},
 	}
+	edit(&a)
 	id0, err := plan.NewIdentity(bytes.NewReader(noise(1000)))
 	if err != nil {
 		t.Fatal(err)
 	}
-	p, fs := plan.Make(f, a, img, id0)
+	p, fs := plan.Make(f, a, m.img, id0)
 	if fs.Stops() {
 		t.Fatal(fs)
 	}
-	return m, p
+	return p
 }
 
 func TestApply(t *testing.T) {

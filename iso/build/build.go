@@ -2,6 +2,7 @@ package build
 
 import (
 	"context"
+	"crypto/ed25519"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -32,6 +33,7 @@ type Options struct {
 	Out    string // where artefacts go
 	Mirror string // base URL instead of apt's sources
 	Answer string // answer file to put inside
+	Key    string // file of the Ed25519 key that signs SHA256SUMS, "" for none
 	Locked bool   // a lock that does not fit is an error
 	Sink   progress.Sink
 	Say    func(finding.List) // notes and warnings as they come
@@ -54,6 +56,10 @@ type Builder struct {
 	built    time.Time
 	id       string
 	bins     map[string][]byte // program → content, by base name
+	keys     map[string]string // program → what it is made of
+	compiled []string          // programs of bins that this build compiled
+	key      ed25519.PrivateKey
+	said     finding.List // about the system, for who takes it from the cache
 }
 
 // Sets of the lock.
@@ -92,6 +98,11 @@ func New(ctx context.Context, o Options) (*Builder, error) {
 	if b.built, err = b.buildTime(ctx); err != nil {
 		return nil, err
 	}
+	if o.Key != "" {
+		if b.key, err = loadSignKey(o.Key); err != nil {
+			return nil, err
+		}
+	}
 	b.out, err = openOut(ctx, o.Out, func() {
 		b.o.Say(finding.List{{Level: finding.Warn, Code: "build-waits", Path: o.Out, Text: "another build writes to this folder; waiting for it to end"}})
 	})
@@ -126,12 +137,9 @@ func (b *Builder) buildTime(ctx context.Context) (time.Time, error) {
 	return time.Now().UTC().Truncate(time.Second), ctx.Err()
 }
 
-// prepare does what every artefact needs: the lock, the packages of its sets
-// and the tools.
+// prepare does what every artefact needs: the packages of its sets and the
+// tools.
 func (b *Builder) prepare(ctx context.Context, sets ...string) error {
-	if err := b.loadLock(ctx); err != nil {
-		return err
-	}
 	if err := b.fetch(ctx, append(sets, setTools)...); err != nil {
 		return err
 	}
@@ -140,6 +148,12 @@ func (b *Builder) prepare(ctx context.Context, sets ...string) error {
 		return err
 	}
 	return b.tools(ctx)
+}
+
+// say tells findings about the system.
+func (b *Builder) say(fl finding.List) {
+	b.said = append(b.said, fl...)
+	b.o.Say(fl)
 }
 
 func (b *Builder) lockFile() string { return filepath.Join(b.o.Source, "joist.lock") }

@@ -2,9 +2,11 @@ package build
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 )
@@ -17,35 +19,42 @@ const newEntry = ".new-"
 // and only what it completes is kept. Builds that share the cache wait for
 // each other here.
 func (b *Builder) cached(ctx context.Context, kind, key string, fill func(tmp string) error) (dir string, err error) {
+	dir = filepath.Join(b.cache, kind, key)
+	return dir, b.withCache(ctx, kind, func(parent string) error {
+		if err := pruneCache(parent, key, time.Now().Add(-keepFor)); err != nil {
+			return fmt.Errorf("prune the cache: %w", err)
+		}
+		now := time.Now()
+		if os.Chtimes(dir, now, now) == nil { // the time of last use
+			return nil
+		}
+		tmp, err := os.MkdirTemp(parent, newEntry)
+		if err != nil {
+			return err
+		}
+		defer removeAll(tmp) // after the rename there is none of that name
+		if err := os.Chmod(tmp, 0o755); err != nil {
+			return err
+		}
+		if err := fill(tmp); err != nil {
+			return err
+		}
+		return os.Rename(tmp, dir)
+	})
+}
+
+// withCache calls f with a folder of the cache that no other build touches
+// meanwhile.
+func (b *Builder) withCache(ctx context.Context, kind string, f func(parent string) error) error {
 	parent := filepath.Join(b.cache, kind)
-	dir = filepath.Join(parent, key)
 	if err := os.MkdirAll(parent, 0o755); err != nil {
-		return dir, fmt.Errorf("make the cache: %w", err)
+		return fmt.Errorf("make the cache: %w", err)
 	}
 	lock, err := lockFile(ctx, parent+".lock", nil)
 	if err != nil {
-		return dir, fmt.Errorf("lock the cache: %w", err)
+		return fmt.Errorf("lock the cache: %w", err)
 	}
-	defer lock.Close()
-	if err := pruneCache(parent, key, time.Now().Add(-keepFor)); err != nil {
-		return dir, fmt.Errorf("prune the cache: %w", err)
-	}
-	now := time.Now()
-	if os.Chtimes(dir, now, now) == nil { // the time of last use
-		return dir, nil
-	}
-	tmp, err := os.MkdirTemp(parent, newEntry)
-	if err != nil {
-		return dir, err
-	}
-	defer removeAll(tmp) // after the rename there is none of that name
-	if err := os.Chmod(tmp, 0o755); err != nil {
-		return dir, err
-	}
-	if err := fill(tmp); err != nil {
-		return dir, err
-	}
-	return dir, os.Rename(tmp, dir)
+	return errors.Join(f(parent), lock.Close())
 }
 
 // pruneCache removes the folders that no build used since the given time, and
@@ -61,6 +70,41 @@ func pruneCache(parent, keep string, since time.Time) error {
 			continue
 		}
 		if err := removeAll(filepath.Join(parent, e.Name())); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// pruneOldest removes what killed builds left unfinished, and the folders
+// longest unused beyond the given number. The cache must be locked.
+func pruneOldest(parent string, keep int) error {
+	list, err := os.ReadDir(parent)
+	if err != nil {
+		return err
+	}
+	type entry struct {
+		name string
+		used time.Time
+	}
+	var whole []entry
+	for _, e := range list {
+		st, err := e.Info()
+		if err != nil {
+			return err
+		}
+		if strings.HasPrefix(e.Name(), newEntry) {
+			err = removeAll(filepath.Join(parent, e.Name()))
+		} else {
+			whole = append(whole, entry{e.Name(), st.ModTime()})
+		}
+		if err != nil {
+			return err
+		}
+	}
+	slices.SortFunc(whole, func(a, b entry) int { return b.used.Compare(a.used) })
+	for _, e := range whole[min(keep, len(whole)):] {
+		if err := removeAll(filepath.Join(parent, e.name)); err != nil {
 			return err
 		}
 	}

@@ -22,18 +22,18 @@ import (
 
 // Config is joist.toml.
 type Config struct {
-	Version string   `toml:"version"` // of the system that is built
-	Suites  []string `toml:"suites"`  // in the order of precedence, lowest first
+	Version string   `toml:"version" json:"version"` // of the system that is built
+	Suites  []string `toml:"suites" json:"suites"`   // in the order of precedence, lowest first
 	Image   struct {
-		Compression int      `toml:"compression"` // zstd level of system.sqfs, 1 to 22
-		KernelArgs  string   `toml:"kernel-args"` // added to every boot
-		Consoles    []string `toml:"consoles"`    // kernel console= values, the last one is /dev/console
-	} `toml:"image"`
+		Compression int      `toml:"compression" json:"compression"`           // zstd level of system.sqfs, 1 to 22
+		KernelArgs  string   `toml:"kernel-args" json:"kernel-args,omitempty"` // added to every boot
+		Consoles    []string `toml:"consoles" json:"consoles"`                 // kernel console= values, the last one is /dev/console
+	} `toml:"image" json:"image"`
 	Packages struct {
-		Add  []string `toml:"add"`
-		Drop []string `toml:"drop"`
-	} `toml:"packages"`
-	AcceptScripts []string `toml:"accept-scripts"` // "package:script" without a rule in rootfs/policy
+		Add  []string `toml:"add" json:"add,omitempty"`
+		Drop []string `toml:"drop" json:"drop,omitempty"`
+	} `toml:"packages" json:"packages"`
+	AcceptScripts []string `toml:"accept-scripts" json:"accept-scripts,omitempty"` // "package:script" and the like without a rule in rootfs/policy
 }
 
 // Defaults are the values of a joist.toml that says nothing.
@@ -41,7 +41,7 @@ func Defaults() Config {
 	var c Config
 	c.Version = "0.1.0"
 	c.Suites = []string{"trixie", "trixie-updates", "trixie-security"}
-	c.Image.Compression = 9
+	c.Image.Compression = 11
 	c.Image.Consoles = []string{"tty0", "ttyS0,115200"}
 	return c
 }
@@ -51,7 +51,7 @@ var (
 	packageRE = regexp.MustCompile(`^[a-z0-9][a-z0-9+.-]+$`)
 	consoleRE = regexp.MustCompile(`^tty[A-Za-z]*[0-9]+(?:,[0-9]+[a-z0-9]*)?$`)
 	suiteRE   = regexp.MustCompile(`^[a-z][a-z0-9-]*$`)
-	acceptRE  = regexp.MustCompile(`^[a-z0-9][a-z0-9+.-]+:(?:preinst|postinst|config|trigger:[^ ]+)$`)
+	acceptRE  = regexp.MustCompile(`^[a-z0-9][a-z0-9+.-]+:(?:preinst|postinst|config|(?:trigger|unit):[^ ]+)$`)
 	argsRE    = regexp.MustCompile(`^[A-Za-z0-9_.,:=/@+ -]*$`)
 )
 
@@ -193,7 +193,7 @@ func (c Config) check(fl *finding.List, src source) {
 	}
 	for _, a := range c.AcceptScripts {
 		if !acceptRE.MatchString(a) {
-			src.stop(fl, "config-accept", "accept-scripts", `write it as "package:postinst" or "package:trigger:NAME"`, "accept-scripts: %q names no script", a)
+			src.stop(fl, "config-accept", "accept-scripts", `write it as "package:postinst", "package:trigger:NAME" or "package:unit:NAME"`, "accept-scripts: %q names no script, trigger or unit", a)
 		}
 	}
 	slices.SortStableFunc(*fl, func(a, b finding.Finding) int { return a.Line - b.Line })

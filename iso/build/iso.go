@@ -11,8 +11,6 @@ import (
 	"path/filepath"
 	"strings"
 
-	"golang.org/x/sync/errgroup"
-
 	"joist/image/boot"
 	"joist/image/disk"
 	"joist/installer/answer"
@@ -38,46 +36,28 @@ func (b *Builder) iso(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	root, err := b.inputs(ctx)
+	if err := b.begin(ctx); err != nil {
+		return "", err
+	}
+	base := b.base()
+	path := filepath.Join(b.o.Out, base+".iso")
+	kind := "iso"
+	if text != nil {
+		kind = "" // what an answer says is a secret, of which no cache keeps a trace
+	}
+	if same, err := b.unchanged(kind); same || err != nil {
+		return path, err
+	}
+	s, err := b.parts(ctx)
 	if err != nil {
 		return "", err
 	}
-	s, err := b.system(ctx, root)
-	if err != nil {
-		return "", err
-	}
-	name := fmt.Sprintf("joist-%s-amd64", b.cfg.Version)
-	err = b.o.Sink.Do("write medium", func(func(n, of int64)) error {
+	return path, b.o.Sink.Do("write medium", func(func(n, of int64)) error {
 		if err := b.medium(ctx, s, text); err != nil {
 			return err
 		}
-		return b.out.publish(map[string]string{name + ".iso": "medium.iso", name + ".manifest.json": "manifest.json"}, name+".iso")
+		return b.release(kind, s, map[string]string{base + ".iso": "medium.iso"})
 	})
-	return filepath.Join(b.o.Out, name+".iso"), err
-}
-
-// inputs makes what the system is put together from: the packages' tree and
-// the programs. Go's compiler and the packages do not wait for each other.
-func (b *Builder) inputs(ctx context.Context) (root *tree.Node, err error) {
-	g, both := errgroup.WithContext(ctx)
-	g.Go(func() error { return b.compile(both) })
-	g.Go(func() error {
-		if err := b.prepare(both, setImage); err != nil {
-			return err
-		}
-		err := b.o.Sink.Do("unpack system", func(func(n, of int64)) (err error) {
-			root, err = b.packages(both)
-			return err
-		})
-		if err != nil {
-			return err
-		}
-		return b.indexModules(both, root)
-	})
-	if err := g.Wait(); err != nil {
-		return nil, err
-	}
-	return root, b.compileC(ctx)
 }
 
 // answer reads and checks the answer file before anything long begins.

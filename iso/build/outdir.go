@@ -2,9 +2,11 @@ package build
 
 import (
 	"context"
+	"crypto/ed25519"
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -102,41 +104,59 @@ func removeAll(dir string) error {
 	return os.RemoveAll(dir)
 }
 
-// sumsFile lists the artefacts with their hashes, for sha256sum --check.
-const sumsFile = "SHA256SUMS"
+// Names of the list of artefacts with their hashes, for sha256sum --check, and
+// of its Ed25519 signature (64 bytes, RFC 8032).
+const (
+	sumsFile = "SHA256SUMS"
+	sigFile  = "SHA256SUMS.sig"
+)
 
 // publish gives finished files their names in the output folder (name → name
-// in the work folder), and notes the hash of the one that is the artefact.
-// All that can fail for want of space is done before the first rename.
-func (o outdir) publish(files map[string]string, artefact string) error {
-	d, err := describe(filepath.Join(o.work, files[artefact]))
-	if err != nil {
-		return err
-	}
-	old, err := os.ReadFile(filepath.Join(o.dir, sumsFile))
+// in the work folder) and lists their hashes, signed where there is a key. All
+// that can fail for want of space is done before the first rename. It returns
+// the hashes.
+func (o outdir) publish(files map[string]string, key ed25519.PrivateKey) (map[string]string, error) {
+	text, err := os.ReadFile(filepath.Join(o.dir, sumsFile))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
+		return nil, err
 	}
-	sums := sumLines(string(old), artefact, d.SHA256, func(name string) bool {
-		_, err := os.Stat(filepath.Join(o.dir, name))
-		return err == nil
-	})
-	if err := os.WriteFile(filepath.Join(o.work, sumsFile), []byte(sums), 0o644); err != nil {
-		return err
+	sums, list := map[string]string{}, string(text)
+	for name, local := range files {
+		d, err := describe(filepath.Join(o.work, local))
+		if err != nil {
+			return nil, err
+		}
+		sums[name] = d.SHA256
+		list = sumLines(list, name, d.SHA256, func(name string) bool {
+			_, err := os.Stat(filepath.Join(o.dir, name))
+			return err == nil || files[name] != ""
+		})
 	}
-	all := []string{artefact}
-	for name := range files {
-		if name != artefact {
-			all = append(all, name)
+	if err := os.WriteFile(filepath.Join(o.work, sumsFile), []byte(list), 0o644); err != nil {
+		return nil, err
+	}
+	if key != nil {
+		if err := os.WriteFile(filepath.Join(o.work, sigFile), ed25519.Sign(key, []byte(list)), 0o644); err != nil {
+			return nil, err
+		}
+	} else if list != string(text) {
+		// A signature of the former list would say that this one is forged.
+		if err := remove(filepath.Join(o.dir, sigFile)); err != nil {
+			return nil, err
 		}
 	}
-	slices.Sort(all[1:])
-	for _, name := range all {
+	for _, name := range slices.Sorted(maps.Keys(files)) {
+		if err := os.MkdirAll(filepath.Dir(filepath.Join(o.dir, name)), 0o755); err != nil {
+			return nil, err
+		}
 		if err := os.Rename(filepath.Join(o.work, files[name]), filepath.Join(o.dir, name)); err != nil {
-			return err
+			return nil, err
 		}
 	}
-	return os.Rename(filepath.Join(o.work, sumsFile), filepath.Join(o.dir, sumsFile))
+	if err := os.Rename(filepath.Join(o.work, sumsFile), filepath.Join(o.dir, sumsFile)); err != nil || key == nil {
+		return sums, err
+	}
+	return sums, os.Rename(filepath.Join(o.work, sigFile), filepath.Join(o.dir, sigFile))
 }
 
 // sumLines is the text of SHA256SUMS with a new line for name; lines of files

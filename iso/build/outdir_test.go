@@ -119,17 +119,18 @@ func TestPublish(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer o.close()
-	if err := o.publish(map[string]string{"a.iso": "absent"}, "a.iso"); !errors.Is(err, fs.ErrNotExist) {
+	if _, err := o.publish(map[string]string{"a.iso": "absent"}, nil); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("publishing nothing: %v", err)
 	}
 	write(filepath.Join(o.work, "medium.iso"), "new")
 	write(filepath.Join(o.work, "m.json"), "{}")
-	if err := o.publish(map[string]string{"a.iso": "medium.iso", "a.manifest.json": "m.json"}, "a.iso"); err != nil {
+	if _, err := o.publish(map[string]string{"a.iso": "medium.iso", "sub/m.json": "m.json"}, nil); err != nil {
 		t.Fatal(err)
 	}
 	b, err := os.ReadFile(filepath.Join(dir, sumsFile))
-	// printf new | sha256sum
-	want := "11507a0e2f5e69d5dfa40a62a1bd7b6ee57e6bcd85c67c9b8431b36fff21c437  a.iso\n" + strings.Repeat("3", 64) + "  z.zst\n"
+	// printf new | sha256sum; printf {} | sha256sum
+	want := "11507a0e2f5e69d5dfa40a62a1bd7b6ee57e6bcd85c67c9b8431b36fff21c437  a.iso\n" +
+		"44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a  sub/m.json\n" + strings.Repeat("3", 64) + "  z.zst\n"
 	if diff := cmp.Diff(want, string(b)); diff != "" || err != nil {
 		t.Errorf("%v\n%s", err, diff)
 	}

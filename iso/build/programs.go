@@ -28,8 +28,9 @@ var programs = []struct {
 
 // goTool is the Go tool chain of the building machine.
 type goTool struct {
-	path, root, modCache string
-	env                  []string // of every call
+	path, root, modCache, version string
+
+	env []string // of every call
 }
 
 // findGo asks the go command in PATH about the sources' tool chain: an older
@@ -46,15 +47,15 @@ func findGo(ctx context.Context, src string) (goTool, error) {
 	if g.path == "" {
 		return g, fmt.Errorf("find Go: no go in PATH; install Go 1.21 or newer and try again")
 	}
-	out, err := run.OS{}.Run(ctx, run.Cmd{Path: g.path, Args: []string{"env", "GOROOT", "GOMODCACHE"}, Env: g.env, Dir: src})
+	out, err := run.OS{}.Run(ctx, run.Cmd{Path: g.path, Args: []string{"env", "GOROOT", "GOMODCACHE", "GOVERSION"}, Env: g.env, Dir: src})
 	if err != nil {
 		return g, fmt.Errorf("ask Go for its folders: %w", explain(err))
 	}
 	f := strings.Split(strings.TrimRight(string(out), "\n"), "\n")
-	if len(f) != 2 || !filepath.IsAbs(f[0]) || !filepath.IsAbs(f[1]) {
+	if len(f) != 3 || !filepath.IsAbs(f[0]) || !filepath.IsAbs(f[1]) {
 		return g, fmt.Errorf("ask Go for its folders: unexpected answer %q", out)
 	}
-	g.root, g.modCache = f[0], f[1]
+	g.root, g.modCache, g.version = f[0], f[1], f[2]
 	return g, nil
 }
 
@@ -88,13 +89,9 @@ func (g goTool) compile(ctx context.Context, src, dir string, pkgs []string) err
 }
 
 // compileC builds a cgo program with the compiler and the libraries of the
-// sandbox into the work folder. Nothing is fetched in there: listing what the
-// program is made of downloads it first. cache is kept between builds.
+// sandbox into the work folder. Nothing is fetched in there: sourceDigests has
+// downloaded what the program is made of. cache is kept between builds.
 func (g goTool) compileC(ctx context.Context, box sandbox.Sandbox, src, cache, out, pkg string) error {
-	_, err := run.OS{}.Run(ctx, run.Cmd{Path: g.path, Args: []string{"list", "-tags=liblxc", "-deps", pkg}, Env: append(slices.Clone(g.env), "CGO_ENABLED=1"), Dir: src})
-	if err != nil {
-		return fmt.Errorf("download what %s is made of: %w", pkg, explain(err))
-	}
 	for _, dir := range []string{cache, g.modCache} {
 		if err := os.MkdirAll(dir, 0o755); err != nil {
 			return fmt.Errorf("make a cache: %w", err)
@@ -106,7 +103,7 @@ func (g goTool) compileC(ctx context.Context, box sandbox.Sandbox, src, cache, o
 		sandbox.Bind{Host: src, Inside: "/host/src", ReadOnly: true},
 		sandbox.Bind{Host: cache, Inside: "/host/cache"},
 	)
-	_, err = box.Run(ctx, run.Cmd{
+	_, err := box.Run(ctx, run.Cmd{
 		Path: "/host/go/bin/go",
 		Args: buildArgs(out, pkg),
 		Env: goEnv([]string{"PATH=/host/go/bin:/usr/sbin:/usr/bin", "HOME=/tmp", "GOENV=off", "GOROOT=/host/go", "GOMODCACHE=/host/mod", "GOCACHE=/host/cache",

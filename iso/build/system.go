@@ -10,19 +10,13 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"maps"
 	"os"
 	"path"
 	"path/filepath"
-	"slices"
-	"strconv"
-	"strings"
 	"time"
 
 	"joist/image/boot"
-	"joist/image/verity"
 	"joist/internal/finding"
-	"joist/internal/run"
 	"joist/rootfs/initramfs"
 	"joist/rootfs/overlay"
 	"joist/rootfs/policy"
@@ -34,41 +28,45 @@ import (
 type System struct {
 	Kernel, Initrd, Squash string // files in the work folder
 	Manifest               boot.Manifest
-	Parts                  initramfs.Parts
+	Bill                   []byte // of materials, SPDX
 }
 
 // system builds the three files from the packages' tree.
 func (b *Builder) system(ctx context.Context, root *tree.Node) (System, error) {
-	var s System
+	s := b.inWork()
 	release, err := kernelRelease(root)
 	if err != nil {
 		return s, err
 	}
-	b.id = b.buildID()
 	s.Manifest = boot.Manifest{BuildID: b.id, Version: b.cfg.Version, Built: b.built, Kernel: release}
 	build, err := json.Marshal(map[string]string{"version": b.cfg.Version, "build_id": b.id, "built": b.built.Format(time.RFC3339)})
 	if err != nil {
 		return s, err
 	}
-	s.Kernel = filepath.Join(b.work, boot.FileKernel)
 	if err := copyOut(root, "/boot/vmlinuz-"+release, s.Kernel); err != nil {
 		return s, fmt.Errorf("take the kernel: %w", err)
 	}
-	s.Initrd = filepath.Join(b.work, boot.FileInitrd)
+	var parts initramfs.Parts
 	err = b.o.Sink.Do("pack initrd", func(func(n, of int64)) error {
 		return writeFile(s.Initrd, func(f *os.File) (err error) {
-			s.Parts, err = initramfs.Write(f, initramfs.Spec{System: root, Kernel: release, Init: b.bins["joist-init"], Build: build})
+			parts, err = initramfs.Write(f, initramfs.Spec{System: root, Kernel: release, Init: b.bins["joist-init"], Build: build})
 			return err
 		})
 	})
 	if err != nil {
 		return s, err
 	}
+	b.sayFirmware(parts)
+	if s.Bill, err = b.bill(root); err != nil {
+		return s, err
+	}
+	if err := root.AddFile(billFile, 0o644, tree.Bytes(s.Bill)); err != nil {
+		return s, err
+	}
 	if err := b.complete(root, build); err != nil {
 		return s, err
 	}
-	s.Squash = filepath.Join(b.work, boot.FileSystem)
-	err = b.o.Sink.Do("compress system", func(func(n, of int64)) error { return b.squash(ctx, root, boot.FileSystem) })
+	err = b.o.Sink.Do("compress system", func(advance func(n, of int64)) error { return b.squash(ctx, root, boot.FileSystem, advance) })
 	if err != nil {
 		return s, err
 	}
@@ -108,7 +106,7 @@ func (b *Builder) packages(ctx context.Context) (*tree.Node, error) {
 	for _, check := range []func(*tree.Node) finding.List{unpack.PruneScripts, unpack.Privileges, unpack.Accounts, unpack.UdevRules} {
 		fl = append(fl, check(root)...)
 	}
-	b.o.Say(fl)
+	b.say(fl)
 	return root, fl.Err()
 }
 
@@ -146,7 +144,7 @@ func (b *Builder) complete(root *tree.Node, build []byte) error {
 		return err
 	}
 	fl := append(unpack.CheckLibraries(root), unpack.DanglingLinks(root)...)
-	b.o.Say(fl)
+	b.say(fl)
 	return fl.Err()
 }
 
@@ -176,120 +174,6 @@ func kernelRelease(root *tree.Node) (string, error) {
 	return d.Children[0].Name, nil
 }
 
-// buildID names the inputs of this build.
-func (b *Builder) buildID() string {
-	h := sha256.New()
-	fmt.Fprintf(h, "%+v\n%s\n%d\n", b.cfg, b.lockText, b.built.Unix())
-	for _, name := range slices.Sorted(maps.Keys(b.bins)) {
-		fmt.Fprintf(h, "%s %x\n", name, sha256.Sum256(b.bins[name]))
-	}
-	// The builder's tables are part of the joist program, which is in the image.
-	return hex.EncodeToString(h.Sum(nil))[:16]
-}
-
-// indexModules drops unwanted modules and lets depmod index the rest. The
-// result is kept by the hash of all that goes in, because depmod must unpack
-// every module to look into it.
-func (b *Builder) indexModules(ctx context.Context, root *tree.Node) error {
-	return b.o.Sink.Do("index kernel modules", func(func(n, of int64)) error {
-		release, err := kernelRelease(root)
-		if err != nil {
-			return err
-		}
-		base := "/usr/lib/modules/" + release
-		mods, err := keptModules(root, base)
-		if err != nil {
-			return err
-		}
-		key, err := digestOf(mods, filepath.Base(b.box.Root), release)
-		if err != nil {
-			return err
-		}
-		dir, err := b.cached(ctx, "modules", key, func(tmp string) error { return b.depmod(ctx, mods, release, tmp) })
-		if err != nil {
-			return err
-		}
-		found, err := os.ReadDir(dir)
-		if err != nil {
-			return err
-		}
-		for _, f := range found {
-			c, err := os.ReadFile(filepath.Join(dir, f.Name()))
-			if err != nil {
-				return err
-			}
-			if err := root.AddFile(path.Join(base, f.Name()), 0o644, tree.Bytes(c)); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
-}
-
-// depmod writes the indexes of the modules to the folder to.
-func (b *Builder) depmod(ctx context.Context, mods *tree.Node, release, to string) error {
-	dir := filepath.Join(b.work, "depmod", "lib", "modules", release)
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return err
-	}
-	if err := mods.WriteDir(dir); err != nil {
-		return err
-	}
-	if _, err := b.inBox(ctx, "/usr/sbin/depmod", "-b", "/host/work/depmod", release); err != nil {
-		return err
-	}
-	found, err := filepath.Glob(filepath.Join(dir, "modules.*"))
-	if err != nil {
-		return err
-	}
-	for _, f := range found {
-		if err := linkOrCopy(f, filepath.Join(to, filepath.Base(f))); err != nil {
-			return err
-		}
-	}
-	return os.RemoveAll(filepath.Join(b.work, "depmod"))
-}
-
-// digestOf names the content of the files of a tree, and what else matters.
-func digestOf(root *tree.Node, more ...string) (string, error) {
-	h := sha256.New()
-	fmt.Fprintf(h, "%q\n", more)
-	err := root.Walk(func(p string, n *tree.Node) error {
-		if n.Data == nil {
-			return nil
-		}
-		fmt.Fprintf(h, "%q %d\n", p, n.Data.Size())
-		r, err := n.Data.Open()
-		if err != nil {
-			return err
-		}
-		_, err = io.Copy(h, r)
-		return errors.Join(err, r.Close())
-	})
-	return hex.EncodeToString(h.Sum(nil))[:16], err
-}
-
-// keptModules takes the modules that policy drops out of the tree and returns
-// the others as a tree of their own.
-func keptModules(root *tree.Node, base string) (*tree.Node, error) {
-	var drop []string
-	mods := tree.New()
-	err := root.Resolve(base).Walk(func(p string, n *tree.Node) error {
-		if !n.Mode.IsRegular() {
-			return nil
-		}
-		if policy.DropModule(strings.TrimPrefix(p, "/")) {
-			drop = append(drop, p)
-			return nil
-		}
-		return mods.AddFile(p, 0o644, n.Data)
-	})
-	for _, p := range drop {
-		root.Remove(base + p)
-	}
-	return mods, err
-}
-
 // finish makes the tree what the node will see: /var and /boot move out, mount
 // points appear.
 func (b *Builder) finish(root *tree.Node, build []byte) error {
@@ -314,53 +198,6 @@ func (b *Builder) finish(root *tree.Node, build []byte) error {
 	}
 	return root.AddFile("/etc/os-release", 0o644, tree.Bytes(fmt.Sprintf(
 		"NAME=\"Joist\"\nID=joist\nID_LIKE=debian\nVERSION_ID=%q\nVERSION=%q\nPRETTY_NAME=\"Joist %s\"\nBUILD_ID=%s\n", b.cfg.Version, b.cfg.Version, b.cfg.Version, b.id)))
-}
-
-// squash compresses the tree. The archive goes to sqfstar through a pipe: no
-// file of the image ever lies on the building machine's disk uncompressed.
-func (b *Builder) squash(ctx context.Context, root *tree.Node, name string) error {
-	r, w := io.Pipe()
-	fed := make(chan error, 1)
-	go func() {
-		err := root.WriteTar(w, b.built)
-		w.CloseWithError(err)
-		fed <- err
-	}()
-	epoch := strconv.FormatInt(b.built.Unix(), 10)
-	_, err := b.box.Run(ctx, run.Cmd{
-		Path: "/usr/bin/sqfstar",
-		Args: []string{"-comp", "zstd", "-Xcompression-level", strconv.Itoa(b.cfg.Image.Compression), "-b", "131072",
-			"-mkfs-time", epoch, "-all-time", epoch, "-root-mode", "0755", "-root-uid", "0", "-root-gid", "0", "-root-time", epoch,
-			"-no-progress", "-quiet", "/host/work/" + name},
-		Stdin: r, Dir: "/host/work",
-	})
-	r.CloseWithError(io.ErrClosedPipe)
-	// Of the two, the tree's own error is the cause; a closed pipe is not.
-	if e := <-fed; e != nil && !errors.Is(e, io.ErrClosedPipe) {
-		return e
-	}
-	return explain(err)
-}
-
-// verity pads the image and appends its hash tree. The salt comes from the
-// build id, so that the same inputs give the same bytes.
-func (b *Builder) verity(name string) (root string, err error) {
-	f, err := os.OpenFile(name, os.O_RDWR, 0)
-	if err != nil {
-		return "", err
-	}
-	defer func() { err = errors.Join(err, f.Close()) }()
-	st, err := f.Stat()
-	if err != nil {
-		return "", err
-	}
-	size := (st.Size() + 4095) &^ 4095
-	if err := f.Truncate(size); err != nil {
-		return "", err
-	}
-	salt := sha256.Sum256([]byte("joist verity salt " + b.id))
-	root, _, err = verity.Append(f, size, salt[:])
-	return root, err
 }
 
 // writeFile makes a file of what f writes.

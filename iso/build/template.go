@@ -59,6 +59,9 @@ func (b *Builder) Template(ctx context.Context, name string) (string, error) {
 }
 
 func (b *Builder) template(ctx context.Context) (string, error) {
+	if err := b.loadLock(ctx); err != nil {
+		return "", err
+	}
 	if err := b.prepare(ctx, setGuest); err != nil {
 		return "", err
 	}
@@ -75,7 +78,8 @@ func (b *Builder) template(ctx context.Context) (string, error) {
 		if err := compress(filepath.Join(b.work, "template.tar"), filepath.Join(b.work, "template.tar.zst")); err != nil {
 			return err
 		}
-		return b.out.publish(map[string]string{out: "template.tar.zst"}, out)
+		_, err := b.out.publish(map[string]string{out: "template.tar.zst"}, b.key)
+		return err
 	})
 	return filepath.Join(b.o.Out, out), err
 }

@@ -50,3 +50,53 @@ func (d Device) named(devs []Device, t disk.Layout, name string) (Device, bool) 
 	}
 	return Device{}, false
 }
+
+// Partitions returns the partitions called name on all disks.
+func Partitions(devs []Device, name string) []Device {
+	var out []Device
+	for _, d := range devs {
+		if d.Partition != 0 || d.Bytes == 0 {
+			continue
+		}
+		t, err := d.Table()
+		if err != nil {
+			continue
+		}
+		if p, ok := d.named(devs, t, name); ok {
+			out = append(out, p)
+		}
+	}
+	return out
+}
+
+// Finish takes away the mark of an unfinished installation from the disk with
+// the given GUID: that it starts shows that all is there, and from then on it
+// holds what must not be installed over. done says that there was one.
+func Finish(devs []Device, diskGUID string) (done bool, err error) {
+	for _, d := range devs {
+		if d.Partition != 0 || d.Bytes == 0 {
+			continue
+		}
+		t, err := d.Table()
+		if err != nil || !strings.EqualFold(t.DiskGUID, diskGUID) || t.Marks() == 0 {
+			continue
+		}
+		return true, finish(d.Path(), t)
+	}
+	return false, nil
+}
+
+func finish(path string, t disk.Layout) error {
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		return fmt.Errorf("open %s: %w", path, err)
+	}
+	err = disk.UpdateTable(f, t.Marked(0))
+	if cerr := f.Close(); err == nil {
+		err = cerr
+	}
+	if err != nil {
+		return fmt.Errorf("mark %s as finished: %w", path, err)
+	}
+	return nil
+}

@@ -40,3 +40,19 @@ func Sniff(r io.ReaderAt) (string, error) {
 	}
 	return "", nil
 }
+
+// FileSystem names what mount(2) calls the file system on a volume of the
+// node: "ext4", "xfs" or "".
+func FileSystem(r io.ReaderAt) (string, error) {
+	b := make([]byte, 1024+0x3a)
+	if _, err := r.ReadAt(b, 0); err != nil {
+		return "", err
+	}
+	switch {
+	case bytes.HasPrefix(b, []byte("XFSB")):
+		return "xfs", nil
+	case bytes.HasSuffix(b, []byte("\x53\xef")):
+		return "ext4", nil
+	}
+	return "", nil
+}

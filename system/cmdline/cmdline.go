@@ -30,6 +30,7 @@ type Options struct {
 	Verity      string // root hash of the slot's dm-verity tree, 64 hex digits
 	Disk        string // GPT GUID of the system disk, lower case
 	StateVG     string // LVM VG UUID that holds the state volume
+	Array       string // UUID of the md mirror below that group, as mdadm prints it; "" without one
 	Trial       bool   // the slot has not been marked good yet
 	Answer      string // joist.answer=
 	RescueMount bool   // joist.rescue=mount
@@ -46,6 +47,7 @@ var (
 	guid  = regexp.MustCompile(`^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$`)
 	// LVM UUIDs are 32 characters of [0-9a-zA-Z] in groups 6-4-4-4-4-4-6.
 	vgUUID = regexp.MustCompile(`^[0-9a-zA-Z]{6}(-[0-9a-zA-Z]{4}){5}-[0-9a-zA-Z]{6}$`)
+	array  = regexp.MustCompile(`^[0-9a-f]{8}(:[0-9a-f]{8}){3}$`)
 	layout = regexp.MustCompile(`^[a-z]{2}(-[a-z]{2})?$`)
 	tty    = regexp.MustCompile(`^[a-zA-Z][a-zA-Z0-9/]{0,30}$`)
 	modArg = regexp.MustCompile(`^([a-zA-Z][a-zA-Z0-9_-]*)\.([a-zA-Z][a-zA-Z0-9_]*(=.*)?)$`)
@@ -127,6 +129,8 @@ func (o *Options) set(key, val string) string {
 			return fmt.Sprintf("joist.state=%q does not start with lvm:", val)
 		}
 		return checked(&o.StateVG, vgUUID, vg)
+	case "md":
+		return checked(&o.Array, array, strings.ToLower(val))
 	case "trial":
 		o.Trial = val == "1"
 	case "answer":

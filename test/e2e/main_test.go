@@ -156,6 +156,7 @@ type runningNode struct {
 	Port *lan.Port
 	MAC  lan.MAC
 	IP   string // as of the last log-in
+	disk string // that it was booted from
 
 	ssh     *ssh.Client
 	hostKey ssh.PublicKey // the first one seen: it must stay
@@ -176,6 +177,7 @@ func startNode(t *testing.T, change func(*vm.Config, *lan.Switch)) *runningNode 
 	if change != nil {
 		change(&c, n.LAN)
 	}
+	n.disk = over
 	n.Machine = vm.Run(t, c)
 	n.login(t)
 	return n

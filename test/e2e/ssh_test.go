@@ -63,8 +63,12 @@ func (n *runningNode) connect(ctx context.Context, t testing.TB) (*ssh.Client, e
 	}
 	addr := net.JoinHostPort(n.IP, "22")
 	conn, err := n.LAN.Dial(ctx, "tcp", addr)
-	if err != nil {
-		return nil, err
+	// The API may answer before sshd does: at a first boot it makes its key.
+	for end := time.Now().Add(time.Minute); err != nil; conn, err = n.LAN.Dial(ctx, "tcp", addr) {
+		if time.Now().After(end) || ctx.Err() != nil {
+			return nil, err
+		}
+		time.Sleep(time.Second)
 	}
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	defer stop()

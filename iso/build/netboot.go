@@ -1,0 +1,83 @@
+package build
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"joist/image/boot"
+	"joist/iso/netboot"
+)
+
+// netbootDir is the folder of the output folder that a server offers.
+const netbootDir = "netboot"
+
+// Netboot builds the folder for machines that start from the network and
+// returns its path.
+func (b *Builder) Netboot(ctx context.Context) (string, error) {
+	path, err := b.netboot(ctx)
+	return path, explainFull(err, b.o.Out, b.cache)
+}
+
+func (b *Builder) netboot(ctx context.Context) (string, error) {
+	path := filepath.Join(b.o.Out, netbootDir)
+	if err := b.begin(ctx); err != nil {
+		return "", err
+	}
+	if same, err := b.unchanged(netbootDir); same || err != nil {
+		return path, err
+	}
+	s, err := b.parts(ctx)
+	if err != nil {
+		return "", err
+	}
+	return path, b.o.Sink.Do("write netboot folder", func(func(n, of int64)) error {
+		files, err := b.netbootFiles(s)
+		if err != nil {
+			return err
+		}
+		return b.release(netbootDir, s, files)
+	})
+}
+
+// netbootFiles puts the files into the work folder: name in the output folder →
+// name there.
+func (b *Builder) netbootFiles(s System) (map[string]string, error) {
+	spec := netboot.Spec{Manifest: s.Manifest, Console: b.consoles(), Extra: strings.Fields(b.cfg.Image.KernelArgs)}
+	ipxe, err := spec.IPXE()
+	if err != nil {
+		return nil, err
+	}
+	grub, err := spec.Grub()
+	if err != nil {
+		return nil, err
+	}
+	manifest, err := s.Manifest.Encode()
+	if err != nil {
+		return nil, err
+	}
+	texts := map[string][]byte{
+		"boot.ipxe": ipxe, "manifest.json": manifest, "grub.cfg": grub,
+		// GRUB looks in /grub of its server before it looks beside itself.
+		"grub/grub.cfg": grub,
+	}
+	// shim asks the server for grubx64.efi and mmx64.efi beside itself.
+	for name, from := range map[string]string{"shimx64.efi": shimDir + "/shimx64.efi.signed", "mmx64.efi": shimDir + "/mmx64.efi.signed", "grubx64.efi": grubSigned + "/grubnetx64.efi.signed"} {
+		if texts[name], err = os.ReadFile(filepath.Join(b.box.Root, from)); err != nil {
+			return nil, err
+		}
+	}
+	files := map[string]string{}
+	for name, text := range texts {
+		local := "netboot-" + strings.ReplaceAll(name, "/", "-")
+		if err := os.WriteFile(filepath.Join(b.work, local), text, 0o644); err != nil {
+			return nil, err
+		}
+		files[netbootDir+"/"+name] = local
+	}
+	for _, name := range []string{boot.FileKernel, boot.FileInitrd, boot.FileSystem} {
+		files[netbootDir+"/"+name] = name
+	}
+	return files, nil
+}

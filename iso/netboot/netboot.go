@@ -1,0 +1,116 @@
+// Package netboot writes what machines that start from the network read first:
+// a script for iPXE and a menu for GRUB. Both lie beside kernel, initrd and
+// system image, find these on the server they came from themselves, and tell
+// stage 1 where the system image is (joist.image). Text from values; nothing
+// here touches a machine.
+package netboot
+
+import (
+	"bytes"
+	"fmt"
+	"regexp"
+	"slices"
+	"strings"
+	"text/template"
+
+	"joist/image/boot"
+)
+
+// Spec is what the texts depend on.
+type Spec struct {
+	Manifest boot.Manifest
+	Console  []string // nil: boot.DefaultConsole
+	Extra    []string // further kernel arguments
+}
+
+// argForm leaves out blanks, quotes and what iPXE or GRUB expand.
+var argForm = regexp.MustCompile(`^[A-Za-z0-9_.,:=/@%+~!*()\[\]^-]{1,256}$`)
+
+// values are what the templates name.
+type values struct {
+	Version, BuildID, Args string
+}
+
+func (s Spec) values() (values, error) {
+	if err := s.Manifest.Validate(); err != nil {
+		return values{}, err
+	}
+	if s.Console == nil {
+		s.Console = boot.DefaultConsole()
+	}
+	// The root hash tells stage 1 whether what it fetched is whole; a panic
+	// before PID 1 must not leave a rack server hanging.
+	args := slices.Concat([]string{"joist.build=" + s.Manifest.BuildID, "joist.verity=" + s.Manifest.VerityRoot, "panic=30"}, s.Extra, s.Console)
+	for _, a := range args {
+		if !argForm.MatchString(a) {
+			return values{}, fmt.Errorf("%q cannot be put on a kernel command line", a)
+		}
+	}
+	return values{s.Manifest.Version, s.Manifest.BuildID, strings.Join(args, " ")}, nil
+}
+
+func (s Spec) render(name, text string) ([]byte, error) {
+	v, err := s.values()
+	if err != nil {
+		return nil, fmt.Errorf("write %s: %w", name, err)
+	}
+	t, err := template.New(name).Delims("<<", ">>").Parse(text)
+	if err != nil {
+		return nil, fmt.Errorf("write %s: %w", name, err)
+	}
+	var b bytes.Buffer
+	err = t.Execute(&b, v)
+	return b.Bytes(), err
+}
+
+// Whether cwduri (ipxe.org/cfg/cwduri) ends in a slash is not documented; two
+// are one to a web server. UEFI firmware's stub wants initrd= by name.
+const ipxeText = `#!ipxe
+# Joist <<.Version>>, build <<.BuildID>>. The other files lie beside this one.
+# Whoever chains to it may set joist-url (their folder, where it is another),
+# joist-mode (install or rescue) and joist-args (more kernel arguments).
+isset ${joist-url} || set joist-url ${cwduri}
+isset ${joist-url} || goto old
+isset ${joist-mode} || set joist-mode install
+kernel --name vmlinuz ${joist-url}/vmlinuz initrd=initrd joist.mode=${joist-mode} joist.image=${joist-url}/system.sqfs <<.Args>> ${joist-args} || goto failed
+initrd --name initrd ${joist-url}/initrd || goto failed
+boot || goto failed
+
+:old
+echo This iPXE does not say where the script came from: set joist-url first.
+:failed
+echo Joist did not start. Ctrl-B gives a prompt of iPXE.
+shell
+`
+
+// IPXE is boot.ipxe.
+func (s Spec) IPXE() ([]byte, error) { return s.render("boot.ipxe", ipxeText) }
+
+// GRUB keeps in cmdpath the folder its image came from: (tftp,192.0.2.1)/joist
+// or (http,192.0.2.1:8080)/joist. Stage 1 speaks HTTP.
+const grubText = `# Joist <<.Version>>, build <<.BuildID>>. The other files lie beside GRUB.
+# set joist_url=http://192.0.2.1/joist
+# Without that line the folder of GRUB itself is asked for by HTTP.
+set joist_from=$cmdpath
+if [ -z "$joist_from" ]; then
+  set joist_from=($root)
+fi
+regexp --set=1:joist_server --set=2:joist_folder '^\([a-z]+,([^)]+)\)(.*)$' "$joist_from"
+if [ -z "$joist_url" ]; then
+  set joist_url=http://$joist_server$joist_folder
+fi
+set default=install
+set timeout=10
+
+menuentry "Install Joist <<.Version>>" --id install {
+  linux $joist_from/vmlinuz joist.mode=install joist.image=$joist_url/system.sqfs <<.Args>>
+  initrd $joist_from/initrd
+}
+menuentry "Rescue" --id rescue {
+  linux $joist_from/vmlinuz joist.mode=rescue joist.rescue=mount joist.image=$joist_url/system.sqfs <<.Args>>
+  initrd $joist_from/initrd
+}
+`
+
+// Grub is grub.cfg.
+func (s Spec) Grub() ([]byte, error) { return s.render("grub.cfg", grubText) }

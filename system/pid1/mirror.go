@@ -1,0 +1,90 @@
+package pid1
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"joist/system/array"
+	"joist/system/block"
+)
+
+// mirrorWait is how long a member is waited for that took part when the mirror
+// ran last. One that is known to be gone is not waited for.
+const mirrorWait = 15 * time.Second
+
+// findStorage returns the device of the LVM physical volume: the data
+// partition, or the mirror below it, which is started.
+func (s *system) findStorage(ctx context.Context) (string, error) {
+	if s.opt.Array == "" {
+		return findData(ctx, s.opt.Disk)
+	}
+	if err := array.Load(ctx, s.run); err != nil {
+		return "", err
+	}
+	ms, err := members(ctx, s.opt.Array, func() ([]array.Member, error) {
+		devs, err := block.List("/sys")
+		return array.Find(devs, s.opt.Array), err
+	}, mirrorWait)
+	if err != nil {
+		return "", err
+	}
+	if n := array.Missing(ms); n > 0 {
+		s.log.Printf("          the mirror starts without %d of its disks, which did not appear in %v", n, mirrorWait)
+	}
+	return array.File, array.Start(ctx, s.run, s.opt.Array, ms, false)
+}
+
+// members waits for the mirror's members: for all that took part last, and
+// from the first one on no longer than limit.
+func members(ctx context.Context, uuid string, find func() ([]array.Member, error), limit time.Duration) ([]array.Member, error) {
+	var first time.Time
+	for {
+		ms, err := find()
+		if err != nil {
+			return nil, err
+		}
+		if len(ms) > 0 && first.IsZero() {
+			first = time.Now()
+		}
+		if len(ms) > 0 && (array.Missing(ms) == 0 || time.Since(first) >= limit) {
+			return ms, nil
+		}
+		select {
+		case <-ctx.Done():
+			return nil, fmt.Errorf("find mirror %s: no partition %s belongs to it", uuid, dataPartition)
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
+}
+
+// tendMirror takes disks back that were away and says what is wrong. The
+// dashboard says it for as long as it is so.
+func (s *system) tendMirror(ctx context.Context) error {
+	if s.opt.Array == "" {
+		return nil
+	}
+	devs, err := block.List("/sys")
+	if err != nil {
+		return err
+	}
+	err = array.Return(ctx, s.run, "/sys", array.Find(devs, s.opt.Array))
+	if p := array.Problem("/sys"); p != "" {
+		s.log.Printf("          %s", p)
+	}
+	return err
+}
+
+// endInstallation clears the mark of an installation that lost power between
+// its last steps: the system runs, so that it must not be taken for unfinished.
+func (s *system) endInstallation(context.Context) error {
+	devs, err := block.List("/sys")
+	if err != nil {
+		return err
+	}
+	done, err := block.Finish(devs, s.opt.Disk)
+	if done && err == nil {
+		s.log.Printf("          the disk was marked as not finished by its installer; it is finished now")
+	}
+	return err
+}

@@ -1,0 +1,393 @@
+package e2e
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"joist/api/client"
+	"joist/test/node"
+	"joist/test/vm"
+	"joist/test/vm/lan"
+)
+
+// clusterTime is how long the nodes may take to agree on something, three of
+// them on software CPUs that share real ones.
+const clusterTime = 6 * time.Minute
+
+// peerMAC is the address of node i's network card.
+func peerMAC(i int) string { return fmt.Sprintf("52:54:00:4a:00:%02x", i) }
+
+// joinToken is the answer to POST /cluster/config/token.
+type joinToken struct {
+	Token, Fingerprint, Address string
+}
+
+// token makes one; a node that was alone begins anew as a cluster.
+func (n *runningNode) token(t testing.TB) (j joinToken) {
+	t.Helper()
+	if err := n.API.Post(within(t, time.Minute), "/cluster/config/token", nil, &j); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(time.Second) // it answers before it begins anew
+	n.until(t, "it can be joined", func(ctx context.Context) error { return n.API.Get(ctx, "/cluster/config/join", nil, nil) })
+	return j
+}
+
+// until repeats f, and logs in again when the cluster's tickets have replaced
+// the node's own.
+func (n *runningNode) until(t testing.TB, what string, f func(context.Context) error) {
+	t.Helper()
+	ctx := within(t, clusterTime)
+	for {
+		err := f(ctx)
+		if err == nil {
+			return
+		}
+		if strings.Contains(err.Error(), "(401)") {
+			n.API.Login(ctx, "root@pam", password)
+		}
+		select {
+		case <-ctx.Done():
+			t.Fatalf("%s: %s: %v", n.Name, what, err)
+		case <-time.After(500 * time.Millisecond):
+		}
+	}
+}
+
+// wantMembers waits for the nodes' parts: "node1 voter".
+func (n *runningNode) wantMembers(t testing.TB, want ...string) {
+	t.Helper()
+	n.until(t, fmt.Sprintf("members are %v", want), func(ctx context.Context) error {
+		var rows []struct {
+			Node, Member, State string
+			Online              int
+		}
+		if err := n.API.Get(ctx, "/cluster/config/nodes", nil, &rows); err != nil {
+			return err
+		}
+		got := []string{}
+		for _, r := range rows {
+			if r.State != "member" || r.Online != 1 {
+				return fmt.Errorf("%+v", rows)
+			}
+			got = append(got, r.Node+" "+r.Member)
+		}
+		if !slices.Equal(got, want) {
+			return fmt.Errorf("%v", got)
+		}
+		return nil
+	})
+}
+
+// wantGuests waits for the list of all guests: "100@node1 stopped".
+func (n *runningNode) wantGuests(t testing.TB, want ...string) {
+	t.Helper()
+	n.until(t, fmt.Sprintf("guests are %v", want), func(ctx context.Context) error {
+		var rows []struct {
+			VMID         int
+			Node, Status string
+		}
+		if err := n.API.Get(ctx, "/cluster/resources", client.Params{"type": "vm"}, &rows); err != nil {
+			return err
+		}
+		got := []string{}
+		for _, r := range rows {
+			got = append(got, fmt.Sprintf("%d@%s %s", r.VMID, r.Node, r.Status))
+		}
+		slices.Sort(got)
+		if !slices.Equal(got, want) {
+			return fmt.Errorf("%v", got)
+		}
+		return nil
+	})
+}
+
+// settle waits for the end of an operation on the node's membership.
+func (n *runningNode) settle(t testing.TB, want string) {
+	t.Helper()
+	n.until(t, "the operation ends", func(ctx context.Context) error {
+		var o struct {
+			Operation, State, Reason, Error string
+			Running                         int
+		}
+		if err := n.API.Get(ctx, "/nodes/"+n.Name+"/membership", nil, &o); err != nil {
+			return err
+		}
+		if o.Running == 1 || o.State == "" {
+			return fmt.Errorf("%+v", o)
+		}
+		if o.State != want {
+			t.Fatalf("%s: %+v, want %s", n.Name, o, want)
+		}
+		return nil
+	})
+}
+
+// namedAnswer is the tests' answer file for another name, and what is to be
+// added to it.
+func namedAnswer(t testing.TB, name, more string) []byte {
+	t.Helper()
+	return append([]byte(strings.ReplaceAll(string(answerFile(t)), nodeName+".", name+".")), more...)
+}
+
+// installNode installs a node of another name on the network and boots it.
+func installNode(t *testing.T, sw *lan.Switch, i int, more string) *runningNode {
+	t.Helper()
+	img := medium(t)
+	n := newNodeOn(t, sw, fmt.Sprintf("node%d", i), peerMAC(i))
+	disk := filepath.Join(t.TempDir(), n.Name+".qcow2")
+	if err := vm.CreateDisk(t.Context(), disk, node.DiskSize); err != nil {
+		t.Fatal(err)
+	}
+	log, err := os.Create(filepath.Join(t.TempDir(), n.Name+"-install.log"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer log.Close()
+	c := n.config(img)
+	if err := node.Install(within(t, node.InstallTime), c, img.path, disk, namedAnswer(t, n.Name, more), log); err != nil {
+		t.Fatal(err)
+	}
+	n.boot(t, disk)
+	return n
+}
+
+// boot starts the node's machine on a disk and logs in.
+func (n *runningNode) boot(t *testing.T, disk string) {
+	t.Helper()
+	c := n.config(medium(t))
+	c.Disks = []vm.Disk{{Path: disk}}
+	n.disk = disk
+	n.Machine = vm.Run(t, c)
+	n.login(t)
+}
+
+func clusterAnswer(j joinToken) string {
+	return fmt.Sprintf("\n[joist.cluster]\naddress = %q\ntoken = %q\nfingerprint = %q\n", j.Address, j.Token, j.Fingerprint)
+}
+
+// TestShortCluster: a machine that is installed with a token in its answer is
+// the cluster's second node without a hand on it, and each answers for both.
+func TestShortCluster(t *testing.T) {
+	n1 := startNode(t, nil)
+	j := n1.token(t)
+	guestOf{n: n1, kind: "qemu", id: 100}.create(t, client.Params{"memory": "64", "net0": vmHardware})
+	n2 := installNode(t, n1.LAN, 2, clusterAnswer(j))
+	n2.settle(t, "done")
+	for _, n := range []*runningNode{n1, n2} {
+		n.wantMembers(t, "node1 voter", "node2 learner")
+	}
+	guestOf{n: n2, kind: "qemu", id: 200}.create(t, client.Params{"memory": "64", "net0": vmHardware})
+	for _, g := range []guestOf{{n: n1, kind: "qemu", id: 100}, {n: n2, kind: "qemu", id: 200}} {
+		other := n1
+		if g.n == n1 {
+			other = n2
+		}
+		far := g.through(other)
+		far.start(t)
+		g.wantStatus(t, "running")
+		far.wantScreen(t, 2, fmt.Sprintf("screen-%d-through-%s", g.id, other.Name))
+		far.stop(t)
+		g.wantStatus(t, "stopped")
+	}
+	n1.wantGuests(t, "100@node1 stopped", "200@node2 stopped")
+	// The token was good for one join, and is nowhere on the node.
+	if out := n2.run(t, "grep -rl "+j.Token+" /var/lib/joist /var/log || true"); strings.TrimSpace(out) != "" {
+		t.Errorf("the token is still in %s", out)
+	}
+	// The learner is lost: the first node works on.
+	if err := n2.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	guestOf{n: n1, kind: "qemu", id: 101}.create(t, client.Params{"memory": "64"})
+	n1.until(t, "node2 is known to be away", func(ctx context.Context) error {
+		err := n1.API.Get(ctx, "/nodes/node2/status", nil, nil)
+		if err == nil || !strings.Contains(err.Error(), "595") || !strings.Contains(err.Error(), "node2") {
+			return fmt.Errorf("it answers %v", err)
+		}
+		return nil
+	})
+}
+
+// TestCluster leads three machines through the life of a cluster: joined from
+// the API with guests of its own and a VMID that clashes, all addresses changed
+// at once, power cuts, a node removed dead and joined again under its name.
+func TestCluster(t *testing.T) {
+	n1 := startNode(t, func(_ *vm.Config, sw *lan.Switch) { sw.SetLeaseTime(time.Minute) })
+	n2 := installNode(t, n1.LAN, 2, clusterAnswer(n1.token(t)))
+	n2.settle(t, "done")
+	n3 := installNode(t, n1.LAN, 3, "")
+
+	guestOf{n: n1, kind: "qemu", id: 100}.create(t, client.Params{"memory": "64", "net0": vmHardware})
+	for _, id := range []int{100, 101} {
+		guestOf{n: n3, kind: "qemu", id: id}.create(t, client.Params{"memory": "64", "scsi0": "local-lvm:1", "net0": vmHardware})
+	}
+	j := n1.token(t)
+	p := client.Params{"hostname": n1.IP, "token": j.Token, "fingerprint": j.Fingerprint}
+	if err := n3.API.Task(within(t, clusterTime), http.MethodPost, "/cluster/config/join", p); err == nil || !strings.Contains(err.Error(), "100") {
+		t.Fatalf("a join with a clash of VMIDs: %v", err)
+	}
+	p["renumber"] = "auto"
+	if err := n3.API.Task(within(t, clusterTime), http.MethodPost, "/cluster/config/join", p); err != nil {
+		t.Fatal(err)
+	}
+	n3.settle(t, "done")
+	n1.wantMembers(t, "node1 voter", "node2 voter", "node3 voter")
+	n2.wantGuests(t, "100@node1 stopped", "101@node3 stopped", "102@node3 stopped")
+	p["renumber"] = ""
+	delete(p, "renumber")
+	if err := n2.API.Task(within(t, clusterTime), http.MethodPost, "/cluster/config/join", p); err == nil {
+		t.Error("a token was good twice")
+	}
+
+	t.Run("every guest through every node", func(t *testing.T) {
+		for _, g := range []guestOf{{n: n1, kind: "qemu", id: 100}, {n: n3, kind: "qemu", id: 101}, {n: n3, kind: "qemu", id: 102}} {
+			for _, n := range []*runningNode{n1, n2, n3} {
+				far := g.through(n)
+				far.start(t)
+				far.wantScreen(t, 2, fmt.Sprintf("screen-%d-through-%s", g.id, n.Name))
+				far.stop(t)
+			}
+		}
+		if got := n3.lines(t, "lvs --noheadings -o lv_name joist | grep vm-"); len(got) != 2 || strings.TrimSpace(got[0]) != "vm-101-disk-0" || strings.TrimSpace(got[1]) != "vm-102-disk-0" {
+			t.Errorf("volumes of node3: %v", got)
+		}
+	})
+
+	t.Run("all addresses change", func(t *testing.T) {
+		for i, n := range []*runningNode{n1, n2, n3} {
+			if err := n.LAN.SetLease(n.MAC, netip.MustParseAddr(fmt.Sprintf("10.77.0.%d", 50+i))); err != nil {
+				t.Fatal(err)
+			}
+		}
+		begun := time.Now()
+		for i, n := range []*runningNode{n1, n2, n3} {
+			n.until(t, "its new address", func(ctx context.Context) error {
+				ip, err := n.LAN.WaitLease(ctx, n.MAC)
+				if err == nil && ip.String() != fmt.Sprintf("10.77.0.%d", 50+i) {
+					err = errors.New("still " + ip.String())
+				}
+				return err
+			})
+			n.closeSSH()
+			n.login(t)
+		}
+		n2.wantMembers(t, "node1 voter", "node2 voter", "node3 voter")
+		n3.until(t, "a change", func(ctx context.Context) error {
+			return n3.API.Put(ctx, "/nodes/node1/qemu/100/config", client.Params{"description": "moved"}, nil)
+		})
+		t.Logf("the cluster is back %s after the leases changed, which last a minute", time.Since(begun).Round(time.Second))
+	})
+
+	t.Run("power cut", func(t *testing.T) {
+		disk := n1.disk
+		if err := n1.Kill(); err != nil {
+			t.Fatal(err)
+		}
+		cut := time.Now()
+		n2.until(t, "a change", func(ctx context.Context) error {
+			return n3.API.Put(ctx, "/nodes/node3/qemu/101/config", client.Params{"description": "without node1"}, nil)
+		})
+		t.Logf("changes go on %s after the power cut", time.Since(cut).Round(time.Millisecond))
+		n1.closeSSH()
+		n1.boot(t, disk)
+		n1.wantMembers(t, "node1 voter", "node2 voter", "node3 voter")
+	})
+
+	t.Run("idle", func(t *testing.T) {
+		const watch = 2 * time.Minute
+		begin := map[string]int64{}
+		for _, n := range []*runningNode{n1, n2, n3} {
+			begin[n.Name], _ = n.idle(t)
+		}
+		time.Sleep(watch)
+		for _, n := range []*runningNode{n1, n2, n3} {
+			written, rss := n.idle(t)
+			t.Logf("%s: joistd writes %d bytes an hour and holds %.1f MB", n.Name, (written-begin[n.Name])*int64(time.Hour/watch), float64(rss)/1e6)
+		}
+	})
+
+	t.Run("removed dead and joined again", func(t *testing.T) {
+		if err := n3.Kill(); err != nil {
+			t.Fatal(err)
+		}
+		n3.closeSSH()
+		remove := func(p client.Params) error {
+			return n1.API.Task(within(t, clusterTime), http.MethodDelete, "/cluster/config/nodes/node3", p)
+		}
+		n1.until(t, "it is told what node3 has", func(context.Context) error {
+			if err := remove(nil); err == nil || !strings.Contains(err.Error(), "101, 102") {
+				return fmt.Errorf("removal says %v", err)
+			}
+			return nil
+		})
+		if err := remove(client.Params{"force": "1"}); err != nil {
+			t.Fatal(err)
+		}
+		n1.wantGuests(t, "100@node1 stopped")
+		again := installNode(t, n1.LAN, 3, clusterAnswer(n1.token(t)))
+		again.settle(t, "done")
+		n1.wantMembers(t, "node1 voter", "node2 voter", "node3 voter")
+	})
+}
+
+// TestClusterVoterLost: of two nodes the one that decides is lost for good; one
+// call brings the other up with all configuration.
+func TestClusterVoterLost(t *testing.T) {
+	n1 := startNode(t, nil)
+	guestOf{n: n1, kind: "qemu", id: 100}.create(t, client.Params{"memory": "64"})
+	n2 := installNode(t, n1.LAN, 2, clusterAnswer(n1.token(t)))
+	n2.settle(t, "done")
+	n2.wantMembers(t, "node1 voter", "node2 learner")
+	if err := n1.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	change := func(ctx context.Context) error {
+		return n2.API.Task(ctx, http.MethodPost, "/nodes/node2/qemu", client.Params{"vmid": "200"})
+	}
+	n2.until(t, "changes are refused", func(ctx context.Context) error {
+		if err := change(ctx); err == nil || !strings.Contains(err.Error(), "no quorum") {
+			return fmt.Errorf("a change: %v", err)
+		}
+		return nil
+	})
+	if err := n2.API.Task(within(t, clusterTime), http.MethodPost, "/nodes/node2/membership/recover", nil); err != nil {
+		t.Fatal(err)
+	}
+	n2.settle(t, "done")
+	n2.wantMembers(t, "node2 voter")
+	n2.until(t, "a change", change)
+	n2.wantGuests(t, "100@node1 unknown", "200@node2 stopped")
+}
+
+// idle reads what the daemon has written to disk and holds in memory.
+func (n *runningNode) idle(t testing.TB) (written, rss int64) {
+	t.Helper()
+	out := n.run(t, `for p in /proc/[0-9]*; do c=$(tr '\0' ' ' <$p/cmdline); case $c in */joistd\ serve*) grep -E '^write_bytes' $p/io; grep -E '^VmRSS' $p/status;; esac; done`)
+	for l := range strings.Lines(out) {
+		f := strings.Fields(l)
+		if len(f) < 2 {
+			continue
+		}
+		v, err := strconv.ParseInt(f[1], 10, 64)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if f[0] == "write_bytes:" {
+			written += v
+		} else {
+			rss += v << 10
+		}
+	}
+	return written, rss
+}
