@@ -168,7 +168,7 @@ func (s *Service) Handler() http.Handler {
 	}
 	mux.Handle("/joist/v1/join/", s.voter.Handler())
 	mux.HandleFunc("POST "+pathStatus, s.serveStatus)
-	mux.Handle("GET "+peer.LivePath, s.ofMember(func(w http.ResponseWriter, r *http.Request, _ string) { s.feed.ServeHTTP(w, r) }))
+	mux.Handle("GET "+peer.LivePath, s.ofMember(s.serveLive))
 	serve(mux, s, pathAdd, func(ctx context.Context, node string, _ struct{}) (member.Info, error) { return s.place(ctx, node) })
 	serve(mux, s, pathDone, func(ctx context.Context, node string, _ struct{}) (struct{}, error) {
 		return struct{}{}, s.voter.Done(ctx, node, s.keyOf(node))
@@ -200,9 +200,40 @@ func (s *Service) ofMember(f func(w http.ResponseWriter, r *http.Request, node s
 			http.Error(w, err.Error(), http.StatusForbidden)
 			return
 		}
+		if !s.belongs(node, r) { // since the handshake it was removed
+			http.Error(w, "node "+node+" does not belong to the cluster", http.StatusForbidden)
+			return
+		}
 		s.book.Seen(node, remote(r))
 		f(w, r, node)
 	})
+}
+
+// belongs reports whether who is at the connection's other end is in the
+// roster still.
+func (s *Service) belongs(node string, r *http.Request) bool {
+	return s.book.Allowed(node, peer.KeySHA256(r.TLS.PeerCertificates[0]))
+}
+
+// serveLive streams this node's status to another, until that is removed.
+func (s *Service) serveLive(w http.ResponseWriter, r *http.Request, node string) {
+	ctx, cancel := context.WithCancel(r.Context())
+	defer cancel()
+	go func() {
+		for {
+			changed := s.book.Changed()
+			if !s.belongs(node, r) {
+				cancel()
+				return
+			}
+			select {
+			case <-changed:
+			case <-ctx.Done():
+				return
+			}
+		}
+	}()
+	s.feed.ServeHTTP(w, r.WithContext(ctx))
 }
 
 // serve adds one call with a body and an answer of JSON.
