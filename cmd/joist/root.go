@@ -64,7 +64,7 @@ Every command has examples: joist COMMAND --help.`,
 			r.AddCommand(x)
 		}
 	}
-	add(groupMake, buildCommand(), c.answerCommand(), c.planCommand())
+	add(groupMake, buildCommand(), c.inspectCommand(), c.verifyCommand(), c.cacheCommand(), c.answerCommand(), c.planCommand())
 	add(groupUse, c.apiCommand(), c.nodeCommand())
 	r.AddCommand(c.versionCommand())
 	strict(r)
@@ -120,7 +120,7 @@ func strict(c *cobra.Command) {
 	c.SetFlagErrorFunc(func(c *cobra.Command, err error) error { return usagef(c, "%w", err) })
 	check := c.Args
 	switch {
-	case c.HasSubCommands() && !c.Runnable():
+	case c.HasSubCommands():
 		c.Args = func(c *cobra.Command, args []string) error {
 			if len(args) == 0 {
 				return nil
@@ -131,7 +131,9 @@ func strict(c *cobra.Command) {
 			}
 			return usagef(c, "unknown command %q%s", args[0], hint)
 		}
-		c.RunE = func(c *cobra.Command, _ []string) error { return c.Help() }
+		if !c.Runnable() {
+			c.RunE = func(c *cobra.Command, _ []string) error { return c.Help() }
+		}
 		c.SuggestionsMinimumDistance = 2
 	case check != nil:
 		c.Args = func(c *cobra.Command, args []string) error {

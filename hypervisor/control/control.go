@@ -257,7 +257,8 @@ func (c *Controller) ended(l *live) {
 }
 
 // peaceful are the drivers' words for a guest that powered itself off.
-var peaceful = []string{"guest shut down", "container shut down"}
+// Whether a container's init ended well or badly its monitor cannot tell.
+var peaceful = []string{"guest shut down", "container ended by itself"}
 
 // tell makes the end that nobody asked for visible where people look: in the
 // list of tasks.

@@ -28,12 +28,16 @@ func Licence(copyright []byte, named map[string]string) string {
 				licence = strings.TrimSpace(v)
 			}
 		}
-		// A stanza without Files is the text of a licence named elsewhere.
 		if files && licence == "" {
 			return "" // half an expression would say too little
 		}
-		if files {
-			all = append(all, expression(licence, named))
+		if !files { // the text of a licence that is named elsewhere
+			continue
+		}
+		if x := expression(licence, named); strings.Contains(x, " OR ") {
+			all = append(all, x)
+		} else {
+			all = append(all, strings.Split(x, " AND ")...)
 		}
 	}
 	slices.Sort(all)

@@ -128,7 +128,13 @@ func (d Document) Encode() ([]byte, error) {
 		out.Packages = append(out.Packages, e)
 		out.Relations = append(out.Relations, relationship{Of: rootID, Kind: "CONTAINS", To: e.ID})
 	}
+	names := map[string][]string{} // id → names; two that differ in odd characters share one
 	for name, id := range named {
+		names[id] = append(names[id], name)
+	}
+	for id, list := range names {
+		slices.Sort(list)
+		name := strings.Join(list, ", ")
 		out.Extracted = append(out.Extracted, extracted{ID: id, Name: name, Text: "What the copyright files of the packages that name it call " + name + "."})
 	}
 	slices.SortFunc(out.Extracted, func(a, b extracted) int { return strings.Compare(a.ID, b.ID) })
@@ -167,8 +173,10 @@ func hexed(s string) string { return fmt.Sprintf("-%x-", s) }
 
 // Brief is what a reader of the document shows of a package.
 type Brief struct {
-	Kind                   Kind
-	Name, Version, Licence string
+	Kind    Kind   `json:"kind"`
+	Name    string `json:"name"`
+	Version string `json:"version"`
+	Licence string `json:"licence"`
 }
 
 // Decode reads the packages of a document that Encode wrote.

@@ -28,13 +28,15 @@ import (
 
 // Options are what a person may say about one build.
 type Options struct {
-	Source string // the checkout: go.mod, joist.toml, joist.lock
-	Config string // joist.toml, "" for the one in Source
-	Out    string // where artefacts go
-	Mirror string // base URL instead of apt's sources
-	Answer string // answer file to put inside
-	Key    string // file of the Ed25519 key that signs SHA256SUMS, "" for none
-	Locked bool   // a lock that does not fit is an error
+	Source string  // the checkout: go.mod, joist.toml, joist.lock
+	Config string  // joist.toml, "" for the one in Source
+	Out    string  // where artefacts go
+	Mirror string  // base URL instead of apt's sources
+	Answer string  // answer file to put inside
+	Pool   string  // archive of SavePool to take all from, "" for the network
+	Key    string  // file of the Ed25519 key that signs SHA256SUMS, "" for none
+	Again  *Inputs // make the same again: this configuration and time, and nothing that an earlier build made
+	Locked bool    // a lock that does not fit is an error
 	Sink   progress.Sink
 	Say    func(finding.List) // notes and warnings as they come
 	Log    *slog.Logger
@@ -57,6 +59,8 @@ type Builder struct {
 	id       string
 	bins     map[string][]byte // program → content, by base name
 	keys     map[string]string // program → what it is made of
+	modules  map[string]bool   // path@version of Go modules in programs
+	pool     *deb.TarPool      // nil for the network
 	compiled []string          // programs of bins that this build compiled
 	key      ed25519.PrivateKey
 	said     finding.List // about the system, for who takes it from the cache
@@ -81,6 +85,10 @@ func New(ctx context.Context, o Options) (*Builder, error) {
 	if _, err := os.Stat(b.o.Config); explicit && errors.Is(err, os.ErrNotExist) {
 		fl.Stopf("config-unreadable", b.o.Config, "correct the path behind --config", "the file does not exist")
 	}
+	if o.Again != nil {
+		cfg, fl = o.Again.Config, nil
+		cfg.check(&fl, source{name: "configuration of the artefact"})
+	}
 	if err := fl.Err(); err != nil {
 		return nil, err
 	}
@@ -92,7 +100,14 @@ func New(ctx context.Context, o Options) (*Builder, error) {
 	if b.cache, err = cacheDir(); err != nil {
 		return nil, err
 	}
-	if b.client, err = deb.New(deb.Config{Mirror: o.Mirror, Cache: filepath.Join(b.cache, "pool"), Log: o.Log}); err != nil {
+	dc := deb.Config{Mirror: o.Mirror, Cache: filepath.Join(b.cache, "pool"), Log: o.Log}
+	if o.Pool != "" {
+		if b.pool, err = deb.OpenPool(o.Pool); err != nil {
+			return nil, err
+		}
+		dc.Pool = b.pool
+	}
+	if b.client, err = deb.New(dc); err != nil {
 		return nil, err
 	}
 	if b.built, err = b.buildTime(ctx); err != nil {
@@ -110,16 +125,30 @@ func New(ctx context.Context, o Options) (*Builder, error) {
 		return nil, explainFull(err, o.Out, b.cache)
 	}
 	b.work = b.out.work
+	if b.pool != nil {
+		if err := b.usePool(); err != nil {
+			return nil, errors.Join(err, b.Close())
+		}
+	}
 	return b, nil
 }
 
 // Close removes what the build does not leave behind.
-func (b *Builder) Close() error { return b.out.close() }
+func (b *Builder) Close() error {
+	var err error
+	if b.pool != nil {
+		err = b.pool.Close()
+	}
+	return errors.Join(err, b.out.close())
+}
 
 // buildTime is the time in every file of the image: SOURCE_DATE_EPOCH
 // (reproducible-builds.org/specs/source-date-epoch), else that of the last
 // commit, else now.
 func (b *Builder) buildTime(ctx context.Context) (time.Time, error) {
+	if b.o.Again != nil {
+		return time.Unix(b.o.Again.Epoch, 0).UTC(), nil
+	}
 	if s := os.Getenv("SOURCE_DATE_EPOCH"); s != "" {
 		n, err := strconv.ParseInt(s, 10, 64)
 		if err != nil || n < 0 || n >= 1<<32 {
@@ -236,8 +265,16 @@ func (b *Builder) fetch(ctx context.Context, sets ...string) error {
 				ps = append(ps, p)
 			}
 		}
-		b.files, err = b.client.Fetch(ctx, ps, b.o.Sink)
-		return err
+		files, err := b.client.Fetch(ctx, ps, b.o.Sink)
+		if err != nil {
+			return err
+		}
+		b.files = files
+		now := time.Now()
+		for _, f := range files {
+			_ = os.Chtimes(f, now, now) // the time of last use; what cannot be marked is fetched again some day
+		}
+		return nil
 	}
 	err := get()
 	if !errors.Is(err, deb.ErrGone) {

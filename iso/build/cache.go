@@ -4,11 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"time"
+
+	"joist/image/squashfs"
+	"joist/rootfs/deb"
 )
 
 // newEntry begins the names of folders of the cache that are being filled.
@@ -109,4 +113,70 @@ func pruneOldest(parent string, keep int) error {
 		}
 	}
 	return nil
+}
+
+// pruneKinds goes through everything the cache holds.
+func (b *Builder) pruneKinds(ctx context.Context, all bool) error {
+	since := time.Now().Add(-keepFor)
+	systems, blocks := keepSystems, int64(maxBlocks)
+	if all {
+		since, systems, blocks = time.Now().Add(time.Hour), 0, 0
+	}
+	var errs []error
+	for _, kind := range []string{"sandbox", "modules"} {
+		errs = append(errs, b.withCache(ctx, kind, func(parent string) error { return pruneCache(parent, "", since) }))
+	}
+	errs = append(errs, b.withCache(ctx, "system", func(parent string) error { return pruneOldest(parent, systems) }))
+	for _, dir := range []string{b.keptDir(), b.programCache().dir, b.results().dir} {
+		errs = append(errs, deb.PruneKept(dir, since))
+	}
+	c, err := squashfs.OpenCache(b.blocksDir())
+	if err == nil {
+		err = errors.Join(c.Prune(blocks), c.Close())
+	}
+	errs = append(errs, err, prunePool(filepath.Join(b.cache, "pool"), since))
+	if all {
+		errs = append(errs, removeAll(filepath.Join(b.cache, "cgo")))
+	}
+	return errors.Join(errs...)
+}
+
+// prunePool removes packages that were fetched or handed out before the given
+// time: those of a lock in use are touched at each build.
+func prunePool(dir string, since time.Time) error {
+	return walkFiles(dir, func(name string, st fs.FileInfo) error {
+		if st.ModTime().After(since) {
+			return nil
+		}
+		return remove(name)
+	})
+}
+
+// sizeBelow is what the files below a folder take.
+func sizeBelow(dir string) (n int64, err error) {
+	err = walkFiles(dir, func(_ string, st fs.FileInfo) error {
+		n += st.Size()
+		return nil
+	})
+	return n, err
+}
+
+// walkFiles calls f for each regular file below a folder that need not exist.
+func walkFiles(dir string, f func(name string, st fs.FileInfo) error) error {
+	return filepath.WalkDir(dir, func(p string, d fs.DirEntry, err error) error {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil // gone meanwhile
+		}
+		if err != nil || !d.Type().IsRegular() {
+			return err
+		}
+		st, err := d.Info()
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		return f(p, st)
+	})
 }

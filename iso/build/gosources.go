@@ -38,8 +38,9 @@ const goPackageFields = "ImportPath,Dir,Standard,Module,GoFiles,CgoFiles,CFiles,
 // sourceDigests names, for each of the packages, all that its program is made
 // of: the version of Go, how it is called, and the sources down to the standard
 // library. Go itself says which files those are; modules are known by version,
-// to which go.sum holds them. What is not in the module cache is downloaded.
-func (g goTool) sourceDigests(ctx context.Context, src string, cgo bool, pkgs []string) (map[string]string, error) {
+// to which go.sum holds them, and reported as path@version. What is not in the
+// module cache is downloaded.
+func (g goTool) sourceDigests(ctx context.Context, src string, cgo bool, pkgs []string) (digests map[string]string, modules []string, err error) {
 	enabled := "CGO_ENABLED=0"
 	if cgo {
 		enabled = "CGO_ENABLED=1"
@@ -47,7 +48,7 @@ func (g goTool) sourceDigests(ctx context.Context, src string, cgo bool, pkgs []
 	args := append([]string{"list", "-tags=liblxc", "-deps", "-json=" + goPackageFields}, pkgs...)
 	out, err := run.OS{}.Run(ctx, run.Cmd{Path: g.path, Args: args, Env: append(slices.Clone(g.env), enabled), Dir: src})
 	if err != nil {
-		return nil, fmt.Errorf("list what %s is made of: %w", strings.Join(pkgs, " "), explain(err))
+		return nil, nil, fmt.Errorf("list what %s is made of: %w", strings.Join(pkgs, " "), explain(err))
 	}
 	byPath, byDir := map[string]goPackage{}, map[string]goPackage{}
 	for d := json.NewDecoder(bytes.NewReader(out)); ; {
@@ -57,30 +58,35 @@ func (g goTool) sourceDigests(ctx context.Context, src string, cgo bool, pkgs []
 			break
 		}
 		if err != nil {
-			return nil, fmt.Errorf("list what %s is made of: %w", strings.Join(pkgs, " "), err)
+			return nil, nil, fmt.Errorf("list what %s is made of: %w", strings.Join(pkgs, " "), err)
 		}
 		byPath[p.ImportPath], byDir[p.Dir] = p, p
 	}
 	sums := map[string]string{} // of packages, several programs share most
-	digests := map[string]string{}
+	digests = map[string]string{}
 	for _, name := range pkgs {
 		p, ok := byDir[filepath.Join(src, name)]
 		if !ok {
-			return nil, fmt.Errorf("list what %s is made of: go names no such package", name)
+			return nil, nil, fmt.Errorf("list what %s is made of: go names no such package", name)
 		}
 		h := sha256.New()
 		fmt.Fprintf(h, "%s %q %s\n", g.version, buildArgs("", name), enabled)
 		for _, dep := range append(slices.Clone(p.Deps), p.ImportPath) {
 			if _, ok := sums[dep]; !ok {
 				if sums[dep], err = byPath[dep].digest(); err != nil {
-					return nil, err
+					return nil, nil, err
 				}
 			}
 			fmt.Fprintf(h, "%s %s\n", dep, sums[dep])
 		}
 		digests[name] = hex.EncodeToString(h.Sum(nil))
 	}
-	return digests, nil
+	for _, sum := range sums {
+		if strings.Contains(sum, "@") {
+			modules = append(modules, sum)
+		}
+	}
+	return digests, modules, nil
 }
 
 // digest names the content of a package.

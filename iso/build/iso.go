@@ -25,6 +25,9 @@ const (
 	shimDir    = "usr/lib/shim"
 )
 
+// manifestSuffix ends the name of the manifest beside an ISO.
+const manifestSuffix = ".manifest.json"
+
 // ISO builds the installable image and returns its path.
 func (b *Builder) ISO(ctx context.Context) (string, error) {
 	path, err := b.iso(ctx)
@@ -56,7 +59,7 @@ func (b *Builder) iso(ctx context.Context) (string, error) {
 		if err := b.medium(ctx, s, text); err != nil {
 			return err
 		}
-		return b.release(kind, s, map[string]string{base + ".iso": "medium.iso"})
+		return b.release(kind, s, base+manifestSuffix, base+".spdx.json", map[string]string{base + ".iso": "medium.iso"})
 	})
 }
 
@@ -73,6 +76,7 @@ func (b *Builder) answer() ([]byte, error) {
 	if !fl.Stops() {
 		fl = append(fl, a.Validate()...)
 	}
+	fl = append(fl, secretsInside(a, b.o.Answer)...)
 	b.o.Say(fl)
 	return text, fl.Err()
 }
@@ -124,7 +128,7 @@ func (b *Builder) contents(ctx context.Context, s System, text []byte) (map[stri
 		dir + "/system.sqfs": "system.sqfs", dir + "/manifest.json": "manifest.json", dir + "/boot/grub-core-disk.img": "core-disk.img",
 	}
 	if text != nil {
-		saved["answer.toml"], files["/joist/answer.toml"] = text, "answer.toml"
+		saved["answer.toml"], files[answerFile] = text, "answer.toml"
 	}
 	for name, c := range saved {
 		if err := os.WriteFile(filepath.Join(b.work, name), c, 0o644); err != nil {

@@ -37,7 +37,7 @@ func (b *Builder) netboot(ctx context.Context) (string, error) {
 		if err != nil {
 			return err
 		}
-		return b.release(netbootDir, s, files)
+		return b.release(netbootDir, s, netbootDir+"/manifest.json", netbootDir+"/sbom.spdx.json", files)
 	})
 }
 
@@ -53,12 +53,8 @@ func (b *Builder) netbootFiles(s System) (map[string]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	manifest, err := s.Manifest.Encode()
-	if err != nil {
-		return nil, err
-	}
 	texts := map[string][]byte{
-		"boot.ipxe": ipxe, "manifest.json": manifest, "grub.cfg": grub,
+		"boot.ipxe": ipxe, "grub.cfg": grub,
 		// GRUB looks in /grub of its server before it looks beside itself.
 		"grub/grub.cfg": grub,
 	}

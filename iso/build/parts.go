@@ -32,6 +32,9 @@ func (b *Builder) begin(ctx context.Context) error {
 	if err := b.loadLock(ctx); err != nil {
 		return err
 	}
+	if b.o.Again != nil {
+		return b.sameInputs(ctx)
+	}
 	if err := b.lookUp(ctx); err != nil {
 		return err
 	}
@@ -58,7 +61,9 @@ func (b *Builder) parts(ctx context.Context) (System, error) {
 	if err != nil {
 		return s, err
 	}
-	b.keepSystem(ctx, s)
+	if b.o.Again == nil {
+		b.keepSystem(ctx, s)
+	}
 	return s, nil
 }
 

@@ -104,21 +104,22 @@ func (b *Builder) bill(root *tree.Node) ([]byte, error) {
 func (b *Builder) base() string { return fmt.Sprintf("joist-%s-amd64", b.cfg.Version) }
 
 // release publishes artefacts (name → file in the work folder) with what
-// accounts for them. The result is noted under a kind, "" for not at all.
-func (b *Builder) release(kind string, s System, files map[string]string) error {
-	manifest, err := b.manifest(s.Manifest)
+// accounts for them: manifest and bill are the names of these two. The result
+// is noted under a kind, "" for not at all.
+func (b *Builder) release(kind string, s System, manifest, bill string, files map[string]string) error {
+	text, err := b.manifest(s.Manifest)
 	if err != nil {
 		return err
 	}
-	for name, text := range map[string][]byte{".manifest.json": manifest, ".spdx.json": s.Bill} {
-		local := "release" + name
+	for name, text := range map[string][]byte{manifest: text, bill: s.Bill} {
+		local := "release-" + filepath.Base(name)
 		if err := os.WriteFile(filepath.Join(b.work, local), text, 0o644); err != nil {
 			return err
 		}
-		files[b.base()+name] = local
+		files[name] = local
 	}
 	sums, err := b.out.publish(files, b.key)
-	if err == nil && kind != "" {
+	if err == nil && kind != "" && b.o.Again == nil {
 		b.cacheFailed("results", b.noteResult(kind, sums))
 	}
 	return err

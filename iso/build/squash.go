@@ -24,14 +24,20 @@ func (b *Builder) blocksDir() string { return filepath.Join(b.cache, "blocks") }
 // from the cache, which only ever saves time: what is wrong with it is told,
 // and the image is made all the same.
 func (b *Builder) squash(ctx context.Context, root *tree.Node, name string, advance func(n, of int64)) error {
+	o := squashfs.Options{Time: b.built, Level: b.cfg.Image.Compression, Order: bootOrder, Progress: advance}
+	write := func(f *os.File) error {
+		_, err := squashfs.Write(ctx, f, root, o)
+		return err
+	}
+	if b.o.Again != nil {
+		return writeFile(filepath.Join(b.work, name), write)
+	}
 	blocks, err := squashfs.OpenCache(b.blocksDir())
 	if err != nil {
 		return err
 	}
-	err = writeFile(filepath.Join(b.work, name), func(f *os.File) error {
-		_, err := squashfs.Write(ctx, f, root, squashfs.Options{Time: b.built, Level: b.cfg.Image.Compression, Cache: blocks, Order: bootOrder, Progress: advance})
-		return err
-	})
+	o.Cache = blocks
+	err = writeFile(filepath.Join(b.work, name), write)
 	b.cacheFailed("blocks", errors.Join(blocks.Prune(maxBlocks), blocks.Close()))
 	return err
 }

@@ -95,7 +95,7 @@ func (b *Builder) lookUp(ctx context.Context) error {
 // nameSources names what each program is made of. The lock must be loaded: the
 // compiler and the libraries of programs in C are packages.
 func (b *Builder) nameSources(ctx context.Context) error {
-	b.keys = map[string]string{}
+	b.keys, b.modules = map[string]string{}, map[string]bool{}
 	lists := map[bool][]string{}
 	for _, p := range programs {
 		lists[p.cgo] = append(lists[p.cgo], p.pkg)
@@ -104,9 +104,12 @@ func (b *Builder) nameSources(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	for cgo, pkgs := range lists {
 		g.Go(func() error {
-			sums, err := b.gotool.sourceDigests(ctx, b.o.Source, cgo, pkgs)
+			sums, modules, err := b.gotool.sourceDigests(ctx, b.o.Source, cgo, pkgs)
 			mu.Lock()
 			defer mu.Unlock()
+			for _, m := range modules {
+				b.modules[m] = true
+			}
 			for pkg, key := range sums {
 				if cgo {
 					sum := sha256.Sum256([]byte(key + " " + b.sandboxKey()))

@@ -2,9 +2,12 @@ package block
 
 import (
 	"bytes"
+	"errors"
 	"os"
 	"path/filepath"
 	"testing"
+
+	"joist/image/disk"
 )
 
 func TestSniff(t *testing.T) {
@@ -19,6 +22,53 @@ func TestSniff(t *testing.T) {
 	}{{iso, "iso9660"}, {fat, "vfat"}, {fat[:4096], "vfat"}, {make([]byte, 40000), ""}, {nil, ""}} {
 		if got, err := Sniff(bytes.NewReader(c.img)); got != c.want || err != nil {
 			t.Errorf("got %q, %v, want %q", got, err, c.want)
+		}
+	}
+}
+
+func TestFileSystem(t *testing.T) {
+	xfs, ext4 := make([]byte, 4096), make([]byte, 4096)
+	copy(xfs, "XFSB")
+	copy(ext4[1024+0x38:], "\x53\xef")
+	for want, b := range map[string][]byte{"xfs": xfs, "ext4": ext4, "": make([]byte, 4096)} {
+		if got, err := FileSystem(bytes.NewReader(b)); got != want || err != nil {
+			t.Errorf("got %q, %v, want %q", got, err, want)
+		}
+	}
+	if _, err := FileSystem(bytes.NewReader(xfs[:100])); err == nil {
+		t.Error("a volume of 100 bytes has a file system")
+	}
+}
+
+// The marks go from both tables; boot code stays.
+func TestFinish(t *testing.T) {
+	name := filepath.Join(t.TempDir(), "disk")
+	const size, guid = 8 << 30, "ABABABAB-ABAB-4BAB-ABAB-ABABABABABAB"
+	f, err := os.Create(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	l, err := disk.Plan(disk.Request{Size: size, SectorSize: 512, DiskGUID: guid, PartGUIDs: [5]string{guid, guid, guid, guid, guid}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	marked := l.Marked(disk.Unfinished | disk.KeepsData)
+	_, werr := f.WriteAt([]byte("boot code"), 0)
+	if err := errors.Join(f.Truncate(size), disk.UpdateTable(f, marked), werr, finish(name, marked)); err != nil {
+		t.Fatal(err)
+	}
+	head := make([]byte, 9)
+	for range 2 {
+		got, err := disk.ReadTable(f, size, 512)
+		if err != nil || got.Marks() != 0 || len(got.Partitions) != 5 {
+			t.Errorf("%v %+v", err, got)
+		}
+		if _, err := f.ReadAt(head, 0); err != nil || string(head) != "boot code" {
+			t.Errorf("sector 0: %q %v", head, err)
+		}
+		if _, err := f.WriteAt(make([]byte, 512), 512); err != nil { // now the backup
+			t.Fatal(err)
 		}
 	}
 }

@@ -40,6 +40,7 @@ func TestParseErrors(t *testing.T) {
 		{"joist.mode=rescue joist.build=../../etc", `joist.build="../../etc"`},
 		{"joist.slot=C joist.build=0123456789abcdef", "neither A nor B"},
 		{"joist.mode=node joist.state=zfs:x", "does not start with lvm:"},
+		{nodeLine + " joist.md=/dev/md0", `joist.md="/dev/md0"`},
 	} {
 		if _, err := Parse(c.line); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: got %v, want %q", c.line, err, c.want)
@@ -52,6 +53,16 @@ func TestKeyboardIsNoReasonNotToStart(t *testing.T) {
 		if o, err := Parse(nodeLine + " joist.keyboard=" + val); o.Keyboard != want || err != nil {
 			t.Errorf("%s: got %q, %v", val, o.Keyboard, err)
 		}
+	}
+}
+
+func TestParseMirror(t *testing.T) {
+	o, err := Parse(nodeLine + " joist.md=00010203:04050607:08090A0B:0c0d0e0f")
+	if err != nil || o.Array != "00010203:04050607:08090a0b:0c0d0e0f" {
+		t.Errorf("%q %v", o.Array, err)
+	}
+	if o, err = Parse(nodeLine); err != nil || o.Array != "" {
+		t.Errorf("%q %v", o.Array, err)
 	}
 }
 

@@ -26,6 +26,7 @@ func states() map[string]State {
 	bad := good
 	bad.Net = node.NetStatus{Bridge: "vmbr0", Link: "enp1s0", Method: "dhcp", Error: "no answer from a DHCP server after 60 s"}
 	bad.API = node.APIStatus{}
+	bad.Mirror = "the mirror lacks 1 of 2 disks; data is on the others only"
 	bad.Services = []node.Service{{Name: "udevd", State: "running"}, {Name: "joistd", State: "backoff", Restarts: 7, Error: "exit status 1"},
 		{Name: "chrony", State: "running", Restarts: 2, Error: "killed by SIGSEGV \x1b[2J"}}
 	bad.Phases = []node.Phase{{Name: "start udevd", State: node.PhaseDone}, {Name: "activate thin pool", State: node.PhaseFailed, Error: "lvm: no such volume"}}

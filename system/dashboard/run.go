@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"joist/api/node"
+	"joist/system/array"
 	"joist/system/console"
 )
 
@@ -159,6 +160,9 @@ func Gather(root string) State {
 		s.Version = build.Version
 	}
 	s.Node, _ = node.Load(root)
+	if s.Node.Storage.ArrayUUID != "" {
+		s.Mirror = array.Problem(root + "/sys")
+	}
 	load(root+node.NetState, &s.Net)
 	load(root+node.APIState, &s.API)
 	if reply, err := ask(root + node.InitSocket); err != nil {

@@ -34,7 +34,13 @@ func Insert(file, params string) error {
 		return err
 	}
 	defer f.Close()
-	err = unix.FinitModule(int(f.Fd()), params, flags(file))
+	for {
+		// While somebody else loads the same module the kernel waits for that,
+		// and any signal ends the wait; Go's scheduler sends them.
+		if err = unix.FinitModule(int(f.Fd()), params, flags(file)); !errors.Is(err, unix.EINTR) {
+			break
+		}
+	}
 	if errors.Is(err, unix.EEXIST) {
 		return nil
 	}

@@ -61,9 +61,6 @@ func members(ctx context.Context, uuid string, find func() ([]array.Member, erro
 // tendMirror takes disks back that were away and says what is wrong. The
 // dashboard says it for as long as it is so.
 func (s *system) tendMirror(ctx context.Context) error {
-	if s.opt.Array == "" {
-		return nil
-	}
 	devs, err := block.List("/sys")
 	if err != nil {
 		return err

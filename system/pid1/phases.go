@@ -23,7 +23,7 @@ import (
 // cures says what a person can do when a fatal phase failed.
 var cures = map[string]string{
 	phaseActivate: "check that the system disk is connected and healthy (rescue: joist-init rescue-mount)",
-	phaseVar:      "start the medium's rescue entry and run e2fsck on the state volume",
+	phaseVar:      "start the medium's rescue entry and run e2fsck on the state volume (xfs_repair if it is XFS)",
 }
 
 const (
@@ -39,6 +39,8 @@ const (
 	phaseHostKey  = "make SSH host key"
 	phasePool     = "activate thin pool"
 	phaseAppArmor = "load AppArmor profiles"
+	phaseMirror   = "tend mirror"
+	phaseEnd      = "end installation"
 )
 
 // backgroundTime is for work that nobody at the console waits for; it shares
@@ -89,6 +91,10 @@ func (s *system) nodePhases() []phase.Phase {
 		{Name: phasePool, Background: true, Deadline: 10 * time.Minute, After: []string{phaseDisks}, Run: s.activatePool},
 		{Name: phaseColdplug, Background: true, Deadline: settleTime, After: []string{phaseDisks}, Run: s.coldplugRest},
 		{Name: phaseAppArmor, Background: true, Deadline: backgroundTime, After: []string{phaseDisks}, Run: s.loadAppArmor},
+		{Name: phaseEnd, Background: true, Deadline: backgroundTime, Run: s.endInstallation},
+	}
+	if s.opt.Array != "" {
+		list = append(list, phase.Phase{Name: phaseMirror, Background: true, Deadline: backgroundTime, After: []string{phaseDisks}, Run: s.tendMirror})
 	}
 	for _, l := range late {
 		list = append(list, phase.Phase{Name: "start " + l.service, Background: true, After: []string{phaseServices, l.phase},
@@ -136,10 +142,10 @@ func (s *system) startUdev(ctx context.Context) error {
 }
 
 func (s *system) activateState(ctx context.Context) (err error) {
-	if s.data, err = findData(ctx, s.opt.Disk); err != nil {
+	if s.data, err = s.findStorage(ctx); err != nil {
 		return err
 	}
-	s.log.Printf("          data partition is %s", s.data)
+	s.log.Printf("          data is on %s", s.data)
 	if err := activate(ctx, s.run, s.data, s.opt.StateVG, "state", "local", "swap"); err != nil {
 		return err
 	}
@@ -169,10 +175,14 @@ func (s *system) mountVolume(ctx context.Context, name, target string, flags uin
 	if err != nil {
 		return err
 	}
-	if err := check(ctx, s.run, dev, func(l string) { s.log.Printf("          %s", l) }); err != nil {
+	fs, err := fileSystem(dev)
+	if err != nil {
 		return err
 	}
-	return mountExt4(dev, target, flags, "")
+	if err := check(ctx, s.run, fs, dev, func(l string) { s.log.Printf("          %s", l) }); err != nil {
+		return err
+	}
+	return mountOn(dev, target, fs, flags, "")
 }
 
 // activatePool comes after the devices' first events and tries again: while

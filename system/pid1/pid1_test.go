@@ -254,7 +254,7 @@ func TestCheckTakesRepairedForGood(t *testing.T) {
 			}
 			return nil, &run.Error{Cmd: c, Exit: code, Err: errors.New("x")}
 		}}
-		if err := check(context.Background(), r, "/dev/dm-1", nil); (err == nil) != ok {
+		if err := check(context.Background(), r, "ext4", "/dev/dm-1", nil); (err == nil) != ok {
 			t.Errorf("status %d: %v", code, err)
 		}
 	}

@@ -5,11 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
 
 	"joist/internal/run"
+	"joist/system/array"
 	"joist/system/block"
 )
 
@@ -19,6 +21,8 @@ const rescueDir = "/mnt"
 type found struct {
 	disk, data block.Device
 	guid       string
+	array      string         // UUID of the mirror that the data is on, "" without one
+	members    []array.Member // of that
 }
 
 func (f found) String() string {
@@ -47,11 +51,32 @@ func installed(sys string) (out []found) {
 			continue
 		}
 		_, slotErr := t.Find("joist-a")
-		if data, ok := block.Find(devs, t.DiskGUID, dataPartition); slotErr == nil && ok {
-			out = append(out, found{disk: d, data: data, guid: strings.ToLower(t.DiskGUID)})
+		data, ok := block.Find(devs, t.DiskGUID, dataPartition)
+		if slotErr != nil || !ok {
+			continue
 		}
+		f := found{disk: d, data: data, guid: strings.ToLower(t.DiskGUID), array: array.UUID(data.Path())}
+		if f.array != "" {
+			if slices.ContainsFunc(out, func(o found) bool { return o.array == f.array }) {
+				continue // the other half of a mirror
+			}
+			f.members = array.Find(devs, f.array)
+		}
+		out = append(out, f)
 	}
 	return out
+}
+
+// storage returns the device of the physical volume. A mirror is started for
+// reading only.
+func (f found) storage(ctx context.Context, r run.Runner) (string, error) {
+	if f.array == "" {
+		return f.data.Path(), nil
+	}
+	if err := array.Load(ctx, r); err != nil {
+		return "", err
+	}
+	return array.File, array.Start(ctx, r, f.array, f.members, true)
 }
 
 // RescueMount finds the installed system and mounts its volumes read-only
@@ -67,8 +92,11 @@ func RescueMount(ctx context.Context, r run.Runner, say func(string)) error {
 	default:
 		return fmt.Errorf("find installed system: there are %d; disconnect all disks but one system's", len(all))
 	}
-	dev := all[0].data.Path()
 	say(all[0].String())
+	dev, err := all[0].storage(ctx, r)
+	if err != nil {
+		return err
+	}
 	out, err := r.Run(ctx, run.Cmd{Path: "lvm", Args: lvmArgs("vgs", dev, "--noheadings", "-o", "vg_name,vg_uuid")})
 	if err != nil {
 		return fmt.Errorf("read volume group on %s: %w", dev, err)
@@ -88,9 +116,14 @@ func RescueMount(ctx context.Context, r run.Runner, say func(string)) error {
 		if errors.Is(err, os.ErrNotExist) {
 			continue
 		}
-		// noload: a journal that needs replaying stays as it is (ext4(5)).
+		fs, err := fileSystem(node)
+		if err != nil {
+			return err
+		}
+		// A journal or log that needs replaying stays as it is (ext4(5), xfs(5)).
+		data := map[string]string{"ext4": "noload", "xfs": "norecovery"}[fs]
 		at := rescueDir + "/" + name
-		if err := mountExt4(node, at, unix.MS_RDONLY|unix.MS_NOSUID|unix.MS_NODEV, "noload"); err != nil {
+		if err := mountOn(node, at, fs, unix.MS_RDONLY|unix.MS_NOSUID|unix.MS_NODEV, data); err != nil {
 			return err
 		}
 		say("mounted " + name + " read-only on " + at)

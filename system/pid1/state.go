@@ -79,10 +79,31 @@ func volume(sys, vg, name string) (string, error) {
 	return "", fmt.Errorf("find volume %q of volume group %s: %w", name, vg, os.ErrNotExist)
 }
 
+// fileSystem names what a volume holds.
+func fileSystem(device string) (string, error) {
+	f, err := os.Open(device)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	fs, err := block.FileSystem(f)
+	if err == nil && fs == "" {
+		err = errors.New("it is neither ext4 nor XFS")
+	}
+	if err != nil {
+		return "", fmt.Errorf("look at file system on %s: %w", device, err)
+	}
+	return fs, nil
+}
+
 // check repairs an ext4 as e2fsck(8) does without asking. Its exit status is
 // a sum: 1 is "repaired", 2 "restart advised", which an unmounted file
-// system does not need.
-func check(ctx context.Context, r run.Runner, device string, line func(string)) error {
+// system does not need. XFS replays its log when it is mounted and knows no
+// check before that (fsck.xfs(8)).
+func check(ctx context.Context, r run.Runner, fs, device string, line func(string)) error {
+	if fs != "ext4" {
+		return nil
+	}
 	_, err := r.Run(ctx, run.Cmd{Path: "e2fsck", Args: []string{"-p", device}, Line: line})
 	if err == nil {
 		return nil
@@ -93,11 +114,11 @@ func check(ctx context.Context, r run.Runner, device string, line func(string)) 
 	return fmt.Errorf("check file system on %s: %w", device, err)
 }
 
-func mountExt4(device, target string, flags uintptr, data string) error {
+func mountOn(device, target, fs string, flags uintptr, data string) error {
 	if err := os.MkdirAll(target, 0o755); err != nil && !errors.Is(err, unix.EROFS) {
 		return err
 	}
-	if err := unix.Mount(device, target, "ext4", flags, data); err != nil {
+	if err := unix.Mount(device, target, fs, flags, data); err != nil {
 		return fmt.Errorf("mount %s on %s: %w", device, target, err)
 	}
 	return nil

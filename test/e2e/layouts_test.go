@@ -1,0 +1,181 @@
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"joist/api/client"
+	"joist/test/node"
+	"joist/test/vm"
+)
+
+// layout is a node on disks of its own.
+type layout struct {
+	*runningNode
+	img   isoImage
+	disks []string
+}
+
+// newLayout makes empty disks.
+func newLayout(t *testing.T, disks int) *layout {
+	t.Helper()
+	l := &layout{runningNode: newNode(t), img: medium(t)}
+	dir := t.TempDir()
+	for i := range disks {
+		path := filepath.Join(dir, fmt.Sprintf("disk%d.qcow2", i+1))
+		if err := vm.CreateDisk(t.Context(), path, node.DiskSize); err != nil {
+			t.Fatal(err)
+		}
+		l.disks = append(l.disks, path)
+	}
+	return l
+}
+
+// install installs on all disks with the tests' answer, changed by pairs of
+// old and new text. The console is kept with the test's logs.
+func (l *layout) install(t *testing.T, changes ...string) {
+	t.Helper()
+	dir, err := vm.LogDir(t)
+	if err != nil {
+		t.Fatal(err)
+	}
+	log, err := os.OpenFile(filepath.Join(dir, "install.log"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o644)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer log.Close()
+	c := l.config(l.img)
+	c.Disks = attached(l.disks[1:])
+	answer := strings.NewReplacer(changes...).Replace(string(answerFile(t)))
+	if err := node.Install(within(t, node.InstallTime), c, l.img.path, l.disks[0], []byte(answer), log); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func attached(paths []string) []vm.Disk {
+	var out []vm.Disk
+	for _, p := range paths {
+		out = append(out, vm.Disk{Path: p})
+	}
+	return out
+}
+
+// start boots from these disks and logs in.
+func (l *layout) start(t *testing.T, disks ...string) {
+	t.Helper()
+	c := l.config(l.img)
+	c.Disks = attached(disks)
+	l.Machine = vm.Run(t, c)
+	l.login(t)
+}
+
+// off switches the machine off.
+func (l *layout) off(t *testing.T) {
+	t.Helper()
+	ctx := within(t, 5*time.Minute)
+	if err := l.API.Post(ctx, "/nodes/"+l.Name+"/status", client.Params{"command": "shutdown"}, nil); err != nil {
+		t.Fatal(err)
+	}
+	l.closeSSH()
+	if err := l.Wait(ctx); err != nil {
+		t.Fatalf("%v; it said last:\n%s", err, l.Serial(0).Tail(40))
+	}
+}
+
+// cut takes its power away.
+func (l *layout) cut(t *testing.T) {
+	t.Helper()
+	l.closeSSH()
+	if err := l.Kill(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (l *layout) want(t *testing.T, what, script, want string) {
+	t.Helper()
+	if got := strings.TrimSpace(l.run(t, script)); got != want {
+		t.Errorf("%s: %q, want %q", what, got, want)
+	}
+}
+
+const (
+	volumes   = `awk '$2 == "/var" || $2 == "/var/lib/vz" {print $2, $3}' /proc/mounts | sort`
+	espMarks  = `od -An -tx8 -j $((1024 + 128 + 48)) -N 8 /dev/vda` // attributes of entry 2 of the table in sector 1
+	mirrorHas = `cat /sys/block/md127/md/raid_disks /sys/block/md127/md/degraded; ls /sys/block/md127/slaves`
+)
+
+// TestLayoutXFS: state and local on XFS, which survives a power cut.
+func TestLayoutXFS(t *testing.T) {
+	l := newLayout(t, 1)
+	l.install(t, `"ext4"`, `"xfs"`)
+	l.start(t, l.disks...)
+	l.want(t, "file systems", volumes, "/var xfs\n/var/lib/vz xfs")
+	l.want(t, "attributes of the boot partition", espMarks, "0000000000000000")
+	l.run(t, "echo kept > /var/lib/vz/kept; sync; echo lost > /var/lib/vz/lost")
+	l.cut(t)
+	l.start(t, l.disks...)
+	l.want(t, "a file that was written out", "cat /var/lib/vz/kept", "kept")
+}
+
+// TestLayoutMirror: either disk starts the node without the other, says so, and
+// the other one is taken back with what it missed.
+func TestLayoutMirror(t *testing.T) {
+	l := newLayout(t, 2)
+	l.install(t, `disk-list = ["vda"]`, "disk-list = [\"vda\", \"vdb\"]\n[joist.disk]\nraid = \"raid1\"")
+	l.start(t, l.disks...)
+	l.want(t, "mirror", mirrorHas, "2\n0\nvda5\nvdb5")
+	l.run(t, "echo both > /var/lib/vz/both")
+	l.off(t)
+
+	l.start(t, l.disks[1])
+	l.want(t, "mirror without its first disk", mirrorHas, "2\n1\nvda5")
+	l.want(t, "a file of before", "cat /var/lib/vz/both", "both")
+	if _, err := l.WaitFor(within(t, time.Minute), `the mirror lacks 1 of 2 disks`); err != nil {
+		t.Error(err)
+	}
+	l.run(t, "echo alone > /var/lib/vz/alone")
+	l.off(t)
+
+	l.start(t, l.disks...)
+	l.until(t, "the mirror is whole", func(ctx context.Context) error {
+		out, err := l.try(ctx, t, mirrorHas)
+		if err == nil && strings.Join(strings.Fields(out), " ") != "2 0 vda5 vdb5" {
+			err = fmt.Errorf("it has %s", strings.Fields(out))
+		}
+		return err
+	})
+	l.want(t, "a file of the time alone", "cat /var/lib/vz/alone", "alone")
+	l.off(t)
+
+	// the disk that was away has everything
+	l.start(t, l.disks[0])
+	l.want(t, "files on the first disk", "cat /var/lib/vz/both /var/lib/vz/alone", "both\nalone")
+}
+
+// TestLayoutAdopt: a node is installed over, and its guests are still there.
+func TestLayoutAdopt(t *testing.T) {
+	l := newLayout(t, 1)
+	l.install(t)
+	l.start(t, l.disks...)
+	g := guestOf{n: l.runningNode, kind: "qemu", id: 100}.create(t, client.Params{"memory": "128", "scsi0": "local-lvm:1", "net0": vmHardware})
+	l.run(t, "echo image > /var/lib/vz/template/iso/kept.iso")
+	id := strings.TrimSpace(l.run(t, `sed -n 's/.*"installation_id": "\([0-9a-f]*\)".*/\1/p' /var/lib/joist/node/node.json`))
+	l.off(t)
+
+	l.install(t, `disk-list = ["vda"]`, "disk-list = [\"vda\"]\n[joist.disk]\nadopt = true\n[joist.install]\ninstallation = \""+id+"\"")
+	l.start(t, l.disks...)
+	if again := l.run(t, "cat /var/lib/joist/node/node.json"); strings.Contains(again, id) {
+		t.Error("the node still has the old installation's id")
+	}
+	l.want(t, "a file of local", "cat /var/lib/vz/template/iso/kept.iso", "image")
+	g.start(t)
+	g.wantStatus(t, "running")
+	g.stop(t)
+	l.task(t, taskTime, http.MethodDelete, "/nodes/"+l.Name+"/storage/local/content/local:iso/kept.iso", nil)
+}
