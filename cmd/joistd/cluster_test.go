@@ -19,6 +19,7 @@ import (
 
 	"joist/api/client"
 	"joist/api/node"
+	"joist/cluster/join"
 	"joist/cluster/roster"
 )
 
@@ -436,6 +437,17 @@ func TestCluster(t *testing.T) {
 			}
 			return nil
 		})
+		// The same at the worst moment: it has just lost its vote, and whoever
+		// would give it a new place is gone.
+		learner.end()
+		op := join.Op{Kind: join.Demote, State: join.Asked, Since: time.Now()}
+		if err := join.File(filepath.Join(learner.p.cluster, "op.json")).Save(op); err != nil {
+			t.Fatal(err)
+		}
+		learner.start()
+		if got := learner.guests(); len(got) != 5 {
+			t.Errorf("without a place it shows %v", got)
+		}
 		learner.must("POST", "/nodes/"+learner.name+"/membership/recover", nil)
 		learner.wantState("done")
 		learner.wantMembers(learner.name + " voter")

@@ -153,7 +153,7 @@ func (f folder) revertStore() error {
 
 // clean removes what was put by.
 func (f folder) clean() error {
-	return errors.Join(os.RemoveAll(f.store+asideSuffix), os.RemoveAll(f.path(oldIDDir)), os.RemoveAll(f.path(newIDDir)),
+	return errors.Join(os.RemoveAll(f.store+asideSuffix), os.RemoveAll(f.store+copySuffix), os.RemoveAll(f.path(oldIDDir)), os.RemoveAll(f.path(newIDDir)),
 		os.RemoveAll(f.path(exportFile)), syncDir(f.dir))
 }
 

@@ -44,8 +44,37 @@ func (s *Service) Start(ctx context.Context, g Guests) {
 			Missing: func() bool { return len(s.watch.Away()) > 0 }, Changed: func([]string) {}, Log: s.o.Log}
 		go a.Run(ctx)
 	}
-	go s.finish(ctx)
+	if s.placeless {
+		go s.awaitOthers(ctx)
+	} else {
+		go s.finish(ctx)
+	}
 	go s.watchRemoval(ctx)
+}
+
+// awaitOthers begins anew as soon as somebody is there who can give this
+// node's member a place, or say that there is none.
+func (s *Service) awaitOthers(ctx context.Context) {
+	for {
+		for _, n := range s.book.Nodes() {
+			if n.Name == s.o.Name {
+				continue
+			}
+			c, err := s.client.Dial(ctx, n.Name)
+			if err == nil {
+				c.Close()
+			}
+			if err == nil || s.removed(ctx) {
+				s.askRestart()
+				return
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(lookEvery):
+		}
+	}
 }
 
 // evict removes the store's member of a node.
@@ -82,7 +111,7 @@ func (s *Service) keepHosts(ctx context.Context) {
 
 // keep looks after members, roster and seal until ctx ends.
 func (s *Service) keep(ctx context.Context) {
-	if s.isRemoved() {
+	if s.isCopy { // there is nothing to look after, and nobody to decide
 		return
 	}
 	var swept time.Time
@@ -322,11 +351,16 @@ func (s *Service) Quorum() error {
 	if err := s.busy(); err != nil {
 		return err
 	}
-	if s.id == nil || s.member.Quorate(ctx) {
+	if s.id == nil || !s.isCopy && s.member.Quorate(ctx) {
 		return nil
 	}
 	if s.isRemoved() {
 		return fmt.Errorf("this node was removed from cluster %s: run `joist node leave` to go on alone with its guests", s.book.Cluster().Name)
+	}
+	away := s.watch.Away()
+	slices.Sort(away)
+	if s.isCopy {
+		return fmt.Errorf("the cluster has no quorum: nobody is there who decides (away: %s); guests and reads go on, changes wait for them", strings.Join(away, ", "))
 	}
 	voters, there := 0, 0
 	for _, m := range s.member.LocalMembers() {
@@ -338,15 +372,13 @@ func (s *Service) Quorum() error {
 			there++
 		}
 	}
-	away := s.watch.Away()
-	slices.Sort(away)
 	return fmt.Errorf("the cluster has no quorum: %d of %d nodes that decide answer (away: %s); guests and reads go on, changes wait for them",
 		there, voters, strings.Join(away, ", "))
 }
 
 // AwaitQuorum returns when the cluster can decide.
 func (s *Service) AwaitQuorum(ctx context.Context) error {
-	for !s.member.AwaitQuorum(ctx) {
+	for s.isCopy || !s.member.AwaitQuorum(ctx) {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()

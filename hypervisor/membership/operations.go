@@ -85,8 +85,13 @@ func (s *Service) Recover(ctx context.Context) error {
 	if s.id == nil {
 		return errors.New("recover: this node is in no cluster")
 	}
-	if s.member.AwaitQuorum(ctx) {
+	if !s.isCopy && s.member.AwaitQuorum(ctx) {
 		return errors.New("recover: the cluster can decide; remove nodes that are gone instead")
+	}
+	if s.placeless { // there is nobody left who could give it a place
+		if err := s.journal.Remove(); err != nil {
+			return err
+		}
 	}
 	return s.begin(ctx, join.Op{Kind: join.Recover})
 }

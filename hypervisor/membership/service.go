@@ -74,8 +74,12 @@ type Service struct {
 
 	attached chan struct{} // closed when an operation has opened the store
 	driven   chan outcome  // how Run at start ended
-	restart  chan struct{} // the daemon is to begin anew
-	once     sync.Once
+	// placeless: the store has no place for this node's member yet; what is
+	// open is the old copy.
+	placeless bool
+	isCopy    bool          // the store is a copy of what the node knew last
+	restart   chan struct{} // the daemon is to begin anew
+	once      sync.Once
 
 	mu   sync.Mutex
 	last Last
@@ -130,34 +134,64 @@ func Open(ctx context.Context, o Options) (*Service, error) {
 	return s, nil
 }
 
+// placeWait is how long the start of the daemon waits for a place that only
+// others can give. The API must not be away because they are.
+const placeWait = 15 * time.Second
+
 // drive runs the operation under way up to where it needs the whole daemon.
 func (s *Service) drive(ctx context.Context) error {
 	done := make(chan outcome, 1)
 	s.driven = done
+	run, stop := context.WithCancel(ctx)
 	go func() {
-		next, err := s.runner.Run(ctx, join.Closed)
+		next, err := s.runner.Run(run, join.Closed)
 		done <- outcome{next, err}
 	}()
-	select {
-	case <-s.attached:
-		return nil
-	case r := <-s.driven:
+	patience := time.NewTimer(placeWait)
+	defer patience.Stop()
+	for {
 		select {
-		case <-s.attached: // both at once
-			s.driven <- r
+		case <-s.attached:
+			context.AfterFunc(ctx, stop) // it goes on beside the daemon
 			return nil
-		default:
+		case r := <-done:
+			return s.driveOn(ctx, stop, r)
+		case <-patience.C:
 		}
-		if r.err != nil {
-			return fmt.Errorf("go on with an operation of the cluster: %w", r.err)
+		// Of all that is done before the store is open only this waits for
+		// others while the old copy is still in place.
+		if o, err := s.journal.Load(); err == nil && o != nil && o.Kind == join.Demote && o.State == join.Asked {
+			stop()
+			<-done
+			s.driven, s.placeless = nil, true
+			s.o.Log.Warn("nobody is there to take this node back: going on with what it knew last")
+			return s.openCopy(ctx)
 		}
 	}
+}
+
+// driveOn opens the store after an operation, or what of it comes before.
+func (s *Service) driveOn(ctx context.Context, stop func(), r outcome) error {
+	select {
+	case <-s.attached: // both at once
+		s.driven <- r
+		context.AfterFunc(ctx, stop)
+		return nil
+	default:
+	}
+	stop()
 	s.driven = nil
+	if r.err != nil {
+		return fmt.Errorf("go on with an operation of the cluster: %w", r.err)
+	}
 	return s.openStore(ctx)
 }
 
 // openStore starts the member as it was last.
 func (s *Service) openStore(ctx context.Context) error {
+	if s.isRemoved() {
+		return s.openCopy(ctx)
+	}
 	o := s.memberOptions(nil, false)
 	err := s.openMember(ctx, o)
 	if !errors.Is(err, member.ErrRemoved) {
@@ -173,8 +207,30 @@ func (s *Service) openStore(ctx context.Context) error {
 		}
 		return s.drive(ctx)
 	}
-	o.Peers = nil
-	return s.openMember(ctx, o)
+	return s.openCopy(ctx)
+}
+
+// copySuffix makes the name of a store that is a copy to read from.
+const copySuffix = ".copy"
+
+// openCopy opens what the node knew last, from the files of its member that
+// cannot run any more. What is written to it is lost at the next start: the API
+// refuses changes meanwhile.
+func (s *Service) openCopy(ctx context.Context) error {
+	items, err := member.Salvage(s.o.StoreDir, prefix)
+	if err != nil {
+		return err
+	}
+	o := s.memberOptions(nil, false)
+	o.Dir, o.Peers, o.NoSync, o.Heartbeat, o.Election = s.o.StoreDir+copySuffix, nil, true, 0, 0
+	if err := os.RemoveAll(o.Dir); err != nil {
+		return err
+	}
+	if err := s.openMember(ctx, o); err != nil {
+		return err
+	}
+	s.isCopy = true
+	return store.Restore(ctx, s.store, items)
 }
 
 func (s *Service) openMember(ctx context.Context, o member.Options) error {
@@ -210,7 +266,7 @@ func (s *Service) useStore() {
 // empty folder only.
 func (s *Service) memberOptions(initial map[string]string, existing bool) member.Options {
 	o := member.Options{Name: s.o.Name, Dir: s.o.StoreDir, Log: s.o.Log, NoSync: s.o.NoSync}
-	if s.id == nil || s.isRemoved() { // a copy to read; nobody would talk to it
+	if s.id == nil {
 		return o
 	}
 	if set, err := s.files.settings(); err == nil {

@@ -43,7 +43,7 @@ func (s *Service) peerState(name string) peer.State {
 }
 
 // Quorate reports whether the cluster can decide.
-func (s *Service) Quorate(ctx context.Context) bool { return s.member.Quorate(ctx) }
+func (s *Service) Quorate(ctx context.Context) bool { return !s.isCopy && s.member.Quorate(ctx) }
 
 // Peers reaches other nodes; nil outside of a cluster.
 func (s *Service) Peers() *peer.Client { return s.client }

@@ -1,8 +1,11 @@
 package e2e
 
 import (
+	"bytes"
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -41,6 +44,14 @@ func newLayout(t *testing.T, disks int) *layout {
 // old and new text. The console is kept with the test's logs.
 func (l *layout) install(t *testing.T, changes ...string) {
 	t.Helper()
+	if err := l.tryInstall(within(t, node.InstallTime), t, nil, changes...); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// tryInstall is install that may fail; said gets the console as it comes.
+func (l *layout) tryInstall(ctx context.Context, t *testing.T, said io.Writer, changes ...string) error {
+	t.Helper()
 	dir, err := vm.LogDir(t)
 	if err != nil {
 		t.Fatal(err)
@@ -51,11 +62,23 @@ func (l *layout) install(t *testing.T, changes ...string) {
 	}
 	defer log.Close()
 	c := l.config(l.img)
-	c.Disks = attached(l.disks[1:])
+	c.Disks, c.Said = attached(l.disks[1:]), said
 	answer := strings.NewReplacer(changes...).Replace(string(answerFile(t)))
-	if err := node.Install(within(t, node.InstallTime), c, l.img.path, l.disks[0], []byte(answer), log); err != nil {
-		t.Fatal(err)
+	return node.Install(ctx, c, l.img.path, l.disks[0], []byte(answer), log)
+}
+
+// cutter takes the power away when the console says a text.
+type cutter struct {
+	text string
+	said []byte
+	cut  context.CancelFunc
+}
+
+func (c *cutter) Write(b []byte) (int, error) {
+	if c.said = append(c.said, b...); bytes.Contains(c.said, []byte(c.text)) {
+		c.cut()
 	}
+	return len(b), nil
 }
 
 func attached(paths []string) []vm.Disk {
@@ -97,6 +120,26 @@ func (l *layout) cut(t *testing.T) {
 	}
 }
 
+// rescue boots the medium's rescue entry, which mounts the volumes read-only.
+func (l *layout) rescue(t *testing.T) {
+	t.Helper()
+	c := l.config(l.img)
+	c.Media, c.Disks = []vm.Medium{{Path: l.img.path}}, attached(l.disks)
+	m := vm.Run(t, c)
+	ctx := within(t, node.BootTime)
+	if err := node.ChooseRescue(ctx, m); err != nil {
+		t.Fatal(err)
+	}
+	for _, v := range []string{"state", "local"} {
+		if _, err := m.WaitFor(ctx, "mounted "+v+" read-only on /mnt/"+v); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := m.Kill(); err != nil {
+		t.Fatal(err)
+	}
+}
+
 func (l *layout) want(t *testing.T, what, script, want string) {
 	t.Helper()
 	if got := strings.TrimSpace(l.run(t, script)); got != want {
@@ -121,6 +164,34 @@ func TestLayoutXFS(t *testing.T) {
 	l.cut(t)
 	l.start(t, l.disks...)
 	l.want(t, "a file that was written out", "cat /var/lib/vz/kept", "kept")
+	l.run(t, "echo more > /var/lib/vz/more; sync /var/lib/vz/more")
+	l.cut(t)
+	l.rescue(t) // with a log that is not replayed
+}
+
+// TestLayoutCutOff: an installation that lost power is begun anew by the next
+// unattended start, with the same answer, and one that did not is started.
+func TestLayoutCutOff(t *testing.T) {
+	l := newLayout(t, 1)
+	ctx, cancel := context.WithCancel(within(t, node.InstallTime))
+	if err := l.tryInstall(ctx, t, &cutter{text: "[started]  format /dev/joist/local", cut: cancel}); !errors.Is(err, context.Canceled) {
+		t.Fatalf("the first try: %v", err)
+	}
+	l.install(t)
+	c := l.config(l.img)
+	volume := filepath.Join(t.TempDir(), "answer.iso")
+	if err := node.AnswerVolume(t.Context(), volume, answerFile(t)); err != nil {
+		t.Fatal(err)
+	}
+	c.Media, c.Disks = []vm.Medium{{Path: l.img.path}, {Path: volume}}, attached(l.disks)
+	l.Machine = vm.Run(t, c)
+	if err := node.ChooseUnattended(within(t, node.BootTime), l.Machine); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := l.WaitFor(within(t, node.BootTime), `Starting installation [0-9a-f]{16} from /dev/vda`); err != nil {
+		t.Fatal(err)
+	}
+	l.login(t)
 }
 
 // TestLayoutMirror: either disk starts the node without the other, says so, and
@@ -156,6 +227,8 @@ func TestLayoutMirror(t *testing.T) {
 	// the disk that was away has everything
 	l.start(t, l.disks[0])
 	l.want(t, "files on the first disk", "cat /var/lib/vz/both /var/lib/vz/alone", "both\nalone")
+	l.cut(t)
+	l.rescue(t)
 }
 
 // TestLayoutAdopt: a node is installed over, and its guests are still there.
