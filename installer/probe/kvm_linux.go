@@ -1,6 +1,7 @@
 package probe
 
 import (
+	"errors"
 	"fmt"
 	"os"
 
@@ -31,6 +32,9 @@ func tryKVM(device string) error {
 		return fmt.Errorf("KVM speaks version %d instead of %d", v, kvmAPIVersion)
 	}
 	fd, err := unix.IoctlRetInt(int(f.Fd()), kvmCreateVM)
+	for errors.Is(err, unix.EINTR) { // any signal ends the wait for a memory notifier; Go's scheduler sends them
+		fd, err = unix.IoctlRetInt(int(f.Fd()), kvmCreateVM)
+	}
 	if err != nil {
 		return fmt.Errorf("create a virtual machine: %w", err)
 	}
