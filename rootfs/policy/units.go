@@ -16,7 +16,7 @@ type Service struct {
 const (
 	noNetwork  = "joistd network makes links, bridges and addresses"
 	scrubs     = "checks file systems in the background, from snapshots or with a program that stays out (xfs_scrub); joist-init checks the state volumes when it mounts them"
-	noArrays   = "no array is assembled by itself; joist-init and joistd run no software RAID that would need watching"
+	noArrays   = "no array is assembled by itself; joist-init assembles the node's own by UUID, and the dashboard watches it"
 	noFabrics  = "connects to NVMe targets over a network; storage is connected by joistd"
 	byInit     = "joist-init starts the daemon as its service "
 	activation = "systemd opens the daemon's socket; without it the daemon opens its own"
