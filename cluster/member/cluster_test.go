@@ -207,9 +207,6 @@ func promote(t *testing.T, by, n *node) {
 
 // TestCluster takes three nodes through the life of a cluster.
 func TestCluster(t *testing.T) {
-	if testing.Short() {
-		t.Skip("takes half a minute")
-	}
 	ca := newAuthority(t)
 	a, b, c := newNode(t, ca, "n1"), newNode(t, ca, "n2"), newNode(t, ca, "n3")
 	found(t, a)
@@ -441,9 +438,6 @@ func noQuorum(t *testing.T, a, b, c *node) {
 // TestLearnerAlone: of two nodes the voter is lost. The learner keeps all it
 // knew, says so, and a new cluster can be made of it; or the voter returns.
 func TestLearnerAlone(t *testing.T) {
-	if testing.Short() {
-		t.Skip("takes ten seconds")
-	}
 	ca, ctx := newAuthority(t), t.Context()
 	a, b := newNode(t, ca, "n1"), newNode(t, ca, "n2")
 	a.start() // a new cluster, not founded from data

@@ -176,12 +176,21 @@ func writeBytes(t testing.TB, root *tree.Node, o Options) []byte {
 	return b
 }
 
-// tool finds a program of squashfs-tools or skips the test.
+// unable skips the test, or fails it where everything must be there.
+func unable(t testing.TB, why string) {
+	t.Helper()
+	if os.Getenv("JOIST_NEED_TOOLS") != "" {
+		t.Fatal(why)
+	}
+	t.Skip(why)
+}
+
+// tool finds a program of squashfs-tools.
 func tool(t testing.TB, name string) string {
 	t.Helper()
 	p, err := exec.LookPath(name)
 	if err != nil {
-		t.Skipf("%s is not installed (package squashfs-tools)", name)
+		unable(t, name+" is not installed (package squashfs-tools)")
 	}
 	return p
 }
@@ -189,7 +198,7 @@ func tool(t testing.TB, name string) string {
 func asRoot(t testing.TB) {
 	t.Helper()
 	if os.Getuid() != 0 {
-		t.Skip("owners, devices and mounts need root")
+		unable(t, "owners, devices and mounts need root")
 	}
 }
 
@@ -210,11 +219,11 @@ func mounted(t testing.TB, img string) string {
 	asRoot(t)
 	list, err := os.ReadFile("/proc/filesystems")
 	if err != nil || !bytes.Contains(list, []byte("squashfs")) {
-		t.Skip("this kernel has no squashfs")
+		unable(t, "this kernel has no squashfs")
 	}
 	dir := t.TempDir()
 	if out, err := exec.Command("mount", "-t", "squashfs", "-o", "loop,ro", img, dir).CombinedOutput(); err != nil {
-		t.Skipf("this machine cannot mount images: %v: %s", err, out)
+		unable(t, fmt.Sprintf("this machine cannot mount images: %v: %s", err, out))
 	}
 	t.Cleanup(func() {
 		if err := unix.Unmount(dir, 0); err != nil {

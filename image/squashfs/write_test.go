@@ -233,9 +233,6 @@ func (zeros) Read(p []byte) (int, error) {
 
 // TestLarge has a file beyond 4 GiB, most of it a hole.
 func TestLarge(t *testing.T) {
-	if testing.Short() {
-		t.Skip("reads 4 GiB of zeros")
-	}
 	const size = 4<<30 + 3<<20
 	end := text(1, 1000)
 	root := tree.New()
