@@ -419,11 +419,73 @@ func TestMulticast(t *testing.T) {
 	until(t, "n1 hears n2", func() bool { return slices.Contains(n1.book.Addresses("n2"), "10.0.0.2") })
 }
 
+// TestCutOff: a connection to a machine that says nothing any more, not even
+// that it goes, ends soon, whether something is sent on it or awaited.
+func TestCutOff(t *testing.T) {
+	const dead = 2 * time.Second
+	failed := make(chan error, 1)
+	took := make(chan time.Duration, 2)
+	go func() {
+		runtime.LockOSThread() // as in TestMulticast
+		failed <- func() error {
+			if err := ownNetwork(); err != nil {
+				return err
+			}
+			ln, err := net.Listen("tcp", "127.0.0.1:0")
+			if err != nil {
+				return err
+			}
+			defer ln.Close()
+			var conns []net.Conn
+			for range 2 {
+				c, err := dialer(dead).Dial("tcp", ln.Addr().String())
+				if err != nil {
+					return err
+				}
+				defer c.Close()
+				conns = append(conns, c)
+			}
+			if err := setLo(0); err != nil {
+				return err
+			}
+			if _, err := conns[0].Write([]byte("a call")); err != nil {
+				return err
+			}
+			cut := time.Now()
+			for _, c := range conns {
+				c.SetReadDeadline(cut.Add(30 * time.Second))
+				go func() {
+					c.Read(make([]byte, 1))
+					took <- time.Since(cut)
+				}()
+			}
+			for range conns {
+				if d := <-took; d > 4*dead {
+					return fmt.Errorf("it was given up after %s", d)
+				}
+			}
+			return nil
+		}()
+	}()
+	err := <-failed
+	if errors.Is(err, unix.EPERM) && os.Getenv("JOIST_NEED_TOOLS") == "" {
+		t.Skip("a network namespace needs root")
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
 // ownNetwork gives this thread a network of its own, with lo up.
 func ownNetwork() error {
 	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
 		return err
 	}
+	return setLo(unix.IFF_UP | unix.IFF_MULTICAST | unix.IFF_LOOPBACK)
+}
+
+// setLo sets the flags of this thread's lo.
+func setLo(flags uint16) error {
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return err
@@ -433,7 +495,7 @@ func ownNetwork() error {
 	if err != nil {
 		return err
 	}
-	r.SetUint16(unix.IFF_UP | unix.IFF_MULTICAST | unix.IFF_LOOPBACK)
+	r.SetUint16(flags)
 	return unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, r)
 }
 
