@@ -11,9 +11,9 @@ import (
 	"joist/internal/finding"
 )
 
-// maxSkew is how far the clocks of joiner and voter may be apart. Tickets,
+// MaxSkew is how far the clocks of joiner and voter may be apart. Tickets,
 // certificates and logs all suffer from more.
-const maxSkew = 5 * time.Minute
+const MaxSkew = 5 * time.Minute
 
 // state is what the cluster looked like when it was read: all that a join has
 // to fit to.
@@ -94,6 +94,18 @@ func checkNode(s state, h Hello) (list finding.List) {
 		}
 		list.Stopf("name-taken", "name", hint, "the cluster has a node %s already (%s since %s)", n.Name, n.State, n.Joined.Format(time.RFC3339))
 	}
+	if _, there := s.node(h.Name); !there {
+		var left []string
+		for _, g := range s.guests {
+			if g.Node == h.Name {
+				left = append(left, strconv.Itoa(g.VMID))
+			}
+		}
+		if len(left) > 0 { // they would be this node's, without a volume
+			list.Stopf("guests-left", "name", "remove what is left of it with `joist node remove "+h.Name+" --force`, or give this node another name",
+				"the cluster still has the guests %s of a node %s that was lost", strings.Join(left, ", "), h.Name)
+		}
+	}
 	if h.InstallationID == "" {
 		list.Stopf("installation-missing", "installation_id", "look at installation_id in node.json", "the new node says no installation id")
 		return list
@@ -156,7 +168,7 @@ func parseVersion(s string) (major, minor int, err error) {
 // checkClock compares clocks.
 func checkClock(theirs, ours time.Time) (list finding.List) {
 	d := theirs.Sub(ours).Round(time.Second)
-	if d.Abs() <= maxSkew {
+	if d.Abs() <= MaxSkew {
 		return nil
 	}
 	word := "ahead of"
@@ -165,7 +177,7 @@ func checkClock(theirs, ours time.Time) (list finding.List) {
 	}
 	list.Stopf("clock-skew", "time", "set the clock that is wrong (NTP does it by itself when its servers can be reached), then join again",
 		"the new node's clock is %s %s the cluster's: %s there, %s here; %s are allowed", d.Abs(), word,
-		theirs.UTC().Format(time.RFC3339), ours.UTC().Format(time.RFC3339), maxSkew)
+		theirs.UTC().Format(time.RFC3339), ours.UTC().Format(time.RFC3339), MaxSkew)
 	return list
 }
 

@@ -84,16 +84,6 @@ func (v *Voter) exit(ctx context.Context, name, key string, mark func(*Token), i
 		evict = &n
 		ops = append(ops, store.Op{Key: roster.NodeKey(name)})
 	}
-	guests, err := v.guestsOf(ctx, name)
-	if err != nil {
-		return nil, nil, nil, err
-	}
-	for _, g := range guests {
-		if evict != nil {
-			conds = append(conds, store.Cond{Key: g.Key, Rev: g.Rev})
-			ops = append(ops, store.Op{Key: g.Key})
-		}
-	}
 	tokens, _, err := v.Store.List(ctx, roster.TokenPrefix)
 	if err != nil {
 		return nil, nil, nil, err
@@ -104,19 +94,35 @@ func (v *Voter) exit(ctx context.Context, name, key string, mark func(*Token), i
 			continue
 		}
 		if t.Bound == key {
+			brought, err := v.brought(ctx, name, t)
+			if err != nil {
+				return nil, nil, nil, err
+			}
 			more, err := v.withdraw(ctx, name, t, it.Rev)
 			if err != nil {
 				return nil, nil, nil, err
 			}
-			for _, s := range more {
+			for _, s := range append(brought, more...) {
 				conds, ops = append(conds, store.Cond{Key: s.Key, Rev: s.Rev}), append(ops, store.Op{Key: s.Key})
 			}
-			t.Bound, t.Used, t.Joiner, t.Sum, t.Storages, t.Certificate = "", time.Time{}, "", nil, nil, nil
+			t.Bound, t.Used, t.Joiner, t.Sum, t.Guests, t.Storages, t.Certificate = "", time.Time{}, "", nil, nil, nil, nil
 		}
 		mark(&t)
 		conds, ops = append(conds, store.Cond{Key: it.Key, Rev: it.Rev}), append(ops, store.Op{Key: it.Key, Value: t.Encode()})
 	}
 	return conds, ops, evict, nil
+}
+
+// brought lists the guests that came with a join and are the joiner's still. Of
+// another node of that name, lost before, guests may be left: they stay.
+func (v *Voter) brought(ctx context.Context, name string, t Token) ([]store.Item, error) {
+	guests, err := v.guestsOf(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	return slices.DeleteFunc(guests, func(it store.Item) bool {
+		return !slices.ContainsFunc(t.Guests, func(id int) bool { return guestKey(id) == it.Key })
+	}), nil
 }
 
 // withdraw lists the storages that came with a join and can go with it: those

@@ -123,7 +123,9 @@ type Row struct {
 // The table. Up to planned nothing has changed anywhere; from then on the way
 // back tells the cluster, from committed on it also undoes what was done here.
 // Once a node has caught up there is only the way forward, unless the cluster
-// itself says that the join was called off.
+// itself says that the join was called off. A leave whose answer was lost may have happened: whoever gives it
+// up finds out by the next one, which the cluster answers as it answers a node
+// that was removed.
 var table = map[Kind]map[State]Row{
 	Join: {
 		Asked:     {MakeKey, Open, map[Event]State{OK: Keyed, GaveUp: Gone, Cancel: Gone}},
@@ -140,7 +142,7 @@ var table = map[Kind]map[State]Row{
 	},
 	Leave: {
 		Asked:    {Export, Open, map[Event]State{OK: Exported, RefusedIt: Aborting, GaveUp: Aborting, Cancel: Aborting}},
-		Exported: {Release, Open, map[Event]State{OK: Released, Clashed: Asked, RefusedIt: Aborting}},
+		Exported: {Release, Open, map[Event]State{OK: Released, Clashed: Asked, RefusedIt: Aborting, GaveUp: Aborting, Cancel: Aborting}},
 		Released: {Swap, Closed, map[Event]State{OK: Swapped}},
 		Swapped:  {Attach, Closed, map[Event]State{OK: Settled}},
 		Settled:  {Clean, Open, map[Event]State{OK: Done}},
@@ -174,6 +176,14 @@ type Ask struct {
 	Token       string `json:"token"`
 	Fingerprint string `json:"fingerprint"`
 	Renumber    Want   `json:"renumber"`
+	// Patient: an installation asked, and nobody is there to ask again. As long
+	// as nothing has happened it waits for the cluster, and for its own clock.
+	Patient bool `json:"patient,omitempty"`
+}
+
+// patient reports whether the operation waits as long as it takes.
+func (o Op) patient() bool {
+	return o.Ask != nil && o.Ask.Patient && (o.State == Asked || o.State == Keyed)
 }
 
 // Op is an operation under way: the content of op.json. It holds secrets and

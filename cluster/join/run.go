@@ -106,7 +106,7 @@ func (r *Runner) Run(ctx context.Context, at Place) (Place, error) {
 			}
 		}
 		to, moved := row.On[classify(*o, row.Do, err)]
-		if !moved && err != nil && r.Now().Sub(bad) >= Patience {
+		if !moved && err != nil && r.Now().Sub(bad) >= Patience && !o.patient() {
 			to, moved = row.On[GaveUp]
 		}
 		if moved {
@@ -196,6 +196,8 @@ func classify(o Op, a Action, err error) Event {
 		return Stranger
 	case !errors.As(err, &no):
 		return Failed
+	case a == Plan && o.patient() && no.only("clock-skew"):
+		return Failed // the clock is set soon after the network is there
 	case a == Admit && o.Ask.Renumber.Auto && no.only("vmid-clash") && o.Plans < maxPlans:
 		return Clashed
 	case a == Release && no.only("guests-changed"):

@@ -49,6 +49,7 @@ type Token struct {
 	Used        time.Time `json:"used,omitzero"`
 	Joiner      string    `json:"joiner,omitempty"`      // its name
 	Sum         []byte    `json:"sum,omitempty"`         // of what it brought
+	Guests      []int     `json:"guests,omitempty"`      // VMIDs it brought
 	Storages    []string  `json:"storages,omitempty"`    // those that were new
 	Certificate []byte    `json:"certificate,omitempty"` // DER: a repeat gets the same
 

@@ -232,7 +232,9 @@ func (v *Voter) admit(ctx context.Context, a *pki.Authority, w waiting, r Record
 func entry(st state, t Token, rev int64, n roster.Node, r Records) ([]store.Cond, []store.Op, error) {
 	conds := []store.Cond{{Key: roster.ClusterKey, Rev: st.clusterRev}, {Key: roster.NodeKey(n.Name)}, {Key: TokenStoreKey(t.ID), Rev: rev}}
 	ops := []store.Op{{Key: roster.ClusterKey, Value: st.cluster.Encode()}, {Key: roster.NodeKey(n.Name), Value: n.Encode()}}
+	t.Guests = nil
 	for _, g := range r.Guests {
+		t.Guests = append(t.Guests, g.VMID)
 		own, err := g.edit(map[string]any{"node": n.Name})
 		if err != nil {
 			return nil, nil, err

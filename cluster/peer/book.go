@@ -36,7 +36,12 @@ type Book struct {
 type sighting struct {
 	Addresses []string `json:"addresses"`
 	Seq       int64    `json:"seq"` // nanoseconds since 1970 on that node's clock
+	at        time.Time
 }
+
+// clockSet is how long a node's word counts against one that its clock says is
+// older: announcements cross on their way for seconds, not for minutes.
+const clockSet = time.Minute
 
 // saved is the file.
 type saved struct {
@@ -130,7 +135,8 @@ func (b *Book) Changed() <-chan struct{} {
 }
 
 // Learn takes addresses that a node gave itself, unless something later is
-// known. Addresses that are none are left out.
+// known: later by its clock, or by ours when its clock was set back. Addresses
+// that are none are left out.
 func (b *Book) Learn(name string, addresses []string, seq int64) {
 	good := slices.DeleteFunc(slices.Clone(addresses), func(a string) bool {
 		ip, err := netip.ParseAddr(a)
@@ -139,11 +145,12 @@ func (b *Book) Learn(name string, addresses []string, seq int64) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	f := b.fresh[name]
-	if name == b.self || len(good) == 0 || seq <= f.Seq {
+	now := time.Now()
+	if name == b.self || len(good) == 0 || seq <= f.Seq && now.Sub(f.at) < clockSet {
 		return
 	}
 	same := slices.Equal(f.Addresses, good)
-	b.fresh[name] = sighting{good, seq}
+	b.fresh[name] = sighting{good, seq, now}
 	if !same {
 		b.log.Info("node has other addresses", "node", name, "addresses", good)
 		b.touch()

@@ -24,6 +24,7 @@ const (
 // frame is one line of the stream. Data is missing when nothing changed.
 type frame struct {
 	Seq  uint64          `json:"seq"`
+	Time time.Time       `json:"time,omitzero"` // by the sender's clock
 	Data json.RawMessage `json:"data,omitempty"`
 }
 
@@ -54,7 +55,7 @@ func (f *Feed) Publish(data json.RawMessage) {
 func (f *Feed) next(seq uint64) (frame, <-chan struct{}) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	fr := frame{Seq: f.seq}
+	fr := frame{Seq: f.seq, Time: time.Now().UTC()}
 	if f.seq != seq {
 		fr.Data = f.data
 	}
@@ -86,7 +87,8 @@ func (f *Feed) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // State is the last that a node told.
 type State struct {
 	Data   json.RawMessage
-	At     time.Time // when its last frame came, zero if none ever did
+	At     time.Time     // when its last frame came, zero if none ever did
+	Skew   time.Duration // of its clock against this node's, less what the way took
 	Online bool
 	Error  string // why it is away
 }
@@ -185,6 +187,9 @@ func (w *Watcher) stream(ctx context.Context, name string) error {
 		silent.Reset(onlineFor)
 		w.note(name, func(s *State) {
 			s.At, s.Error = w.now(), ""
+			if !f.Time.IsZero() {
+				s.Skew = f.Time.Sub(s.At)
+			}
 			if f.Data != nil {
 				s.Data = append(json.RawMessage{}, f.Data...)
 			}

@@ -294,6 +294,21 @@ func TestCluster(t *testing.T) {
 	n2.must("POST", "/nodes/n2/qemu", n2.vm(100))
 	n2.must("POST", "/nodes/n2/qemu", n2.vm(101))
 
+	// Two tokens at once make one cluster.
+	both := make(chan string, 2)
+	for range cap(both) {
+		go func() {
+			var tok struct{ Fingerprint string }
+			if err := n1.api.Post(t.Context(), "/cluster/config/token", nil, &tok); err != nil {
+				tok.Fingerprint = err.Error()
+			}
+			both <- tok.Fingerprint
+		}()
+	}
+	if a, b := <-both, <-both; a != b || len(a) != 95 {
+		t.Fatalf("two tokens at once are of the clusters %q and %q", a, b)
+	}
+
 	err := n2.join(n1, nil)
 	if err == nil || !strings.Contains(err.Error(), "100") {
 		t.Fatalf("a join with a clash of VMIDs: %v", err)
@@ -306,6 +321,9 @@ func TestCluster(t *testing.T) {
 	for _, n := range []*aNode{n1, n2} {
 		n.wantGuests("100@n1 stopped", "101@n2 stopped", "102@n2 stopped")
 		n.wantMembers("n1 voter", "n2 learner")
+	}
+	if a := n2.token().Address; a != "127.0.1.1" {
+		t.Errorf("a token that n2 makes leads to %s, which must be n1", a)
 	}
 	if err := n3.join(n2, nil); err == nil || !strings.Contains(err.Error(), "voter") {
 		t.Fatalf("a join through a node that does not decide: %v", err)
@@ -391,6 +409,22 @@ func TestCluster(t *testing.T) {
 		n1.until("one of two decides", func() error { return oneVoter(n1) })
 	})
 
+	t.Run("the only one that decides leaves", func(t *testing.T) {
+		leaver, stays := n1, n2
+		if decider(n1, n2) == n2 {
+			leaver, stays = n2, n1
+		}
+		leaver.must("POST", "/nodes/"+leaver.name+"/membership/leave", nil)
+		leaver.wantState("done")
+		stays.wantMembers(stays.name + " voter")
+		// It can still let others in: it holds the authority.
+		if err := leaver.join(stays, nil); err != nil {
+			t.Fatal(err)
+		}
+		leaver.wantState("done")
+		stays.wantGuests("100@n1 stopped", "101@n2 stopped", "102@n2 stopped", "210@n2 stopped", "400@n1 stopped")
+	})
+
 	t.Run("and come back", func(t *testing.T) {
 		if err := n3.join(decider(n1, n2), nil); err != nil {
 			t.Fatal(err)
@@ -437,16 +471,26 @@ func TestCluster(t *testing.T) {
 			}
 			return nil
 		})
-		// The same at the worst moment: it has just lost its vote, and whoever
-		// would give it a new place is gone.
-		learner.end()
-		op := join.Op{Kind: join.Demote, State: join.Asked, Since: time.Now()}
-		if err := join.File(filepath.Join(learner.p.cluster, "op.json")).Save(op); err != nil {
-			t.Fatal(err)
+		if err := learner.task("POST", "/nodes/"+learner.name+"/membership/leave", nil); err == nil || !strings.Contains(err.Error(), "joist node recover") {
+			t.Errorf("leaving what cannot let it go: %v", err)
 		}
-		learner.start()
-		if got := learner.guests(); len(got) != 5 {
-			t.Errorf("without a place it shows %v", got)
+		// The same at the worst moments: it has just lost its vote, and whoever
+		// would give it a new place is gone.
+		for _, state := range []join.State{join.Asked, join.Swapped} {
+			learner.end()
+			op := join.Op{Kind: join.Demote, State: state, Since: time.Now()}
+			if err := join.File(filepath.Join(learner.p.cluster, "op.json")).Save(op); err != nil {
+				t.Fatal(err)
+			}
+			if state == join.Swapped {
+				if err := os.Rename(learner.p.etcd, learner.p.etcd+".aside"); err != nil {
+					t.Fatal(err)
+				}
+			}
+			learner.start()
+			if got := learner.guests(); len(got) != 5 {
+				t.Errorf("%s: without a place it shows %v", state, got)
+			}
 		}
 		learner.must("POST", "/nodes/"+learner.name+"/membership/recover", nil)
 		learner.wantState("done")
@@ -455,7 +499,31 @@ func TestCluster(t *testing.T) {
 		if got := learner.guests(); len(got) != 6 {
 			t.Errorf("all configuration is there, and 600: %v", got)
 		}
+		// The lost one, installed anew, does not inherit guests it has no
+		// volumes of.
+		i := 1
+		if voter == n2 {
+			i = 2
+		}
+		again := newANode(t, i)
+		if err := again.join(learner, nil); err == nil || !strings.Contains(err.Error(), "still has the guests") {
+			t.Errorf("joining under the name of a node that was lost with guests: %v", err)
+		}
+		learner.must("DELETE", "/cluster/config/nodes/"+voter.name, client.Params{"force": "1"})
+		if err := again.join(learner, nil); err != nil {
+			t.Fatal(err)
+		}
+		again.wantState("done")
+		learner.wantMembers("n1 "+voterIf(learner == n1), "n2 "+voterIf(learner == n2))
 	})
+}
+
+// voterIf is the part of a node among two.
+func voterIf(decides bool) string {
+	if decides {
+		return "voter"
+	}
+	return "learner"
 }
 
 // decider is the first of the nodes that votes.

@@ -3,6 +3,7 @@ package membership
 import (
 	"context"
 	"crypto/rand"
+	"crypto/x509"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -78,10 +79,12 @@ func (f fresh) keys() map[string][]byte {
 var ErrClustered = errors.New("this node belongs to a cluster already")
 
 // Found makes the node, which was alone, a cluster that others can join. Its
-// daemon begins anew after it, to listen for peers. Doing it again does
-// nothing.
+// daemon has to begin anew after it, to listen for peers; until then this
+// Service is what it was. Doing it again does nothing.
 func (s *Service) Found(ctx context.Context, name string) error {
-	if s.id != nil {
+	s.founding.Lock()
+	defer s.founding.Unlock()
+	if s.id != nil || s.files.member() {
 		return nil
 	}
 	if !roster.ValidName(s.o.Name) {
@@ -110,14 +113,14 @@ func (s *Service) Found(ctx context.Context, name string) error {
 	for k, v := range f.keys() {
 		ops = append(ops, store.Op{Key: k, Value: v})
 	}
-	if _, err := s.store.Txn(ctx, nil, ops...); err != nil {
+	if _, err := s.store.Txn(ctx, nil, ops...); err != nil { // what a founding that was cut off has left is replaced
 		return errors.Join(fmt.Errorf("make a cluster: %w", err), os.RemoveAll(s.files.path(newIDDir)))
 	}
 	if err := s.finishFounding(); err != nil {
 		return err
 	}
 	s.o.Log.Info("this node is a cluster now", "cluster", f.cluster.ID, "name", name)
-	return s.identify()
+	return nil
 }
 
 // finishFounding puts a prepared folder in place that no operation is to: a
@@ -165,16 +168,33 @@ func (s *Service) NewToken(ctx context.Context, life time.Duration, forNode stri
 	if _, err := s.store.Txn(ctx, []store.Cond{{Key: key}}, store.Op{Key: key, Value: t.Encode()}); err != nil {
 		return Token{}, fmt.Errorf("make a token: %w", err)
 	}
-	out := Token{Text: text, ID: t.ID, Expires: t.Expires, Fingerprint: pki.Fingerprint(s.id.CA())}
-	if a := s.o.Addresses(); len(a) > 0 {
-		out.Address = a[0]
+	ca, err := s.authorityCert()
+	if err != nil {
+		return Token{}, fmt.Errorf("make a token: %w", err)
 	}
+	out := Token{Text: text, ID: t.ID, Expires: t.Expires, Fingerprint: pki.Fingerprint(ca.Raw), Address: s.doorAddress()}
 	if founded {
 		// After the answer is on its way: nobody could join before the
 		// restart, and whoever asked must not lose the token.
 		time.AfterFunc(500*time.Millisecond, s.askRestart)
 	}
 	return out, nil
+}
+
+// doorAddress is where joiners are let in: here, or where a node is that
+// decides, if this one only has a copy.
+func (s *Service) doorAddress() string {
+	if s.id != nil && !s.votes(s.o.Name) {
+		for _, n := range s.book.Nodes() {
+			if a := s.book.Addresses(n.Name); s.votes(n.Name) && s.online(n.Name) && len(a) > 0 {
+				return a[0]
+			}
+		}
+	}
+	if a := s.o.Addresses(); len(a) > 0 {
+		return a[0]
+	}
+	return ""
 }
 
 // Tokens lists the tokens, without their secrets, which nobody knows.
@@ -227,7 +247,16 @@ func (s *Service) authority(ctx context.Context) (*pki.Authority, error) {
 	if err != nil {
 		return nil, err
 	}
-	text, err := os.ReadFile(s.id.Path(peer.CAFile))
+	cert, err := s.authorityCert()
+	if err != nil {
+		return nil, err
+	}
+	return pki.Unseal(it.Value, seal, cert)
+}
+
+// authorityCert is the certificate of the cluster's authority.
+func (s *Service) authorityCert() (*x509.Certificate, error) {
+	text, err := os.ReadFile(s.files.path(idDir, peer.CAFile))
 	if err != nil {
 		return nil, fmt.Errorf("read the authority: %w", err)
 	}
@@ -235,7 +264,7 @@ func (s *Service) authority(ctx context.Context) (*pki.Authority, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the authority: %w", err)
 	}
-	return pki.Unseal(it.Value, seal, cert)
+	return cert, nil
 }
 
 // heldSeal is the key to the authority, for a voter that lacks it.

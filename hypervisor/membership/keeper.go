@@ -47,7 +47,7 @@ func (s *Service) Start(ctx context.Context, g Guests) {
 	if s.placeless {
 		go s.awaitOthers(ctx)
 	} else {
-		go s.finish(ctx)
+		s.launch(ctx)
 	}
 	go s.watchRemoval(ctx)
 }
@@ -238,8 +238,14 @@ func (s *Service) seat(ctx context.Context) error {
 		if errors.Is(err, member.ErrNotCaughtUp) {
 			return nil // the next look is soon
 		}
+		if err == nil { // not when it next looks: until then one loss would be too many
+			err = peers{s}.ask(ctx, change.Seat.Name, pathHold, struct{}{}, nil)
+		}
 		return err
 	default:
+		if err := s.handSealOver(ctx, change.Seat.MemberID); err != nil {
+			return err
+		}
 		if err := s.member.Remove(ctx, change.Seat.MemberID); err != nil {
 			return err
 		}
@@ -316,15 +322,27 @@ func (s *Service) watchRemoval(ctx context.Context) {
 	if !s.member.Removed() || s.isRemoved() {
 		return // the daemon notices and begins anew
 	}
-	if o, err := s.journal.Load(); err != nil || o != nil {
-		return // it is on its way out
-	}
-	s.o.Log.Warn("this node's member was removed from the store")
-	if err := join.Begin(s.journal, join.Op{Kind: join.Demote}, s.o.Now()); err != nil {
-		s.o.Log.Error("come back as a learner", "err", err)
+	for ; ; sleep(ctx, lookEvery) {
+		if o, err := s.journal.Load(); ctx.Err() != nil || err != nil {
+			return
+		} else if o != nil {
+			continue // it is on its way out, unless that comes to nothing
+		}
+		s.o.Log.Warn("this node's member was removed from the store")
+		if err := s.beginOp(join.Op{Kind: join.Demote}); err != nil {
+			s.o.Log.Error("come back as a learner", "err", err)
+			continue
+		}
+		s.askRestart()
 		return
 	}
-	s.askRestart()
+}
+
+func sleep(ctx context.Context, d time.Duration) {
+	select {
+	case <-ctx.Done():
+	case <-time.After(d):
+	}
 }
 
 // Broken is closed when the store has ended and the daemon cannot go on: a
@@ -368,7 +386,7 @@ func (s *Service) Quorum() error {
 			continue
 		}
 		voters++
-		if name, ok := strings.CutSuffix(hostOf(m.URL), "."+roster.Domain); ok && s.online(name) {
+		if name, ok := nodeOfURL(m.URL); ok && s.online(name) {
 			there++
 		}
 	}
@@ -391,10 +409,11 @@ func (s *Service) AwaitQuorum(ctx context.Context) error {
 // Publish tells the other nodes how this one is.
 func (s *Service) Publish(status json.RawMessage) { s.feed.Publish(status) }
 
-func hostOf(url string) string {
+// nodeOfURL is the node whose member has that URL.
+func nodeOfURL(url string) (string, bool) {
 	_, rest, _ := strings.Cut(url, "://")
 	host, _, _ := strings.Cut(rest, ":")
-	return host
+	return strings.CutSuffix(host, "."+roster.Domain)
 }
 
 func remote(r *http.Request) netip.Addr {

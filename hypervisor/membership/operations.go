@@ -11,6 +11,44 @@ import (
 	"joist/cluster/store"
 )
 
+// under is the operation that this daemon is driving.
+type under struct {
+	stop  context.CancelFunc
+	ended chan struct{}
+}
+
+// launch goes on with the operation under way, beside everything else.
+func (s *Service) launch(ctx context.Context) {
+	ctx, stop := context.WithCancel(ctx)
+	u := under{stop, make(chan struct{})}
+	s.mu.Lock()
+	s.under = u
+	s.mu.Unlock()
+	go func() {
+		defer close(u.ended)
+		s.finish(ctx)
+	}()
+}
+
+// drop stops driving the operation under way and forgets it.
+func (s *Service) drop(ctx context.Context) error {
+	s.mu.Lock()
+	u := s.under
+	s.mu.Unlock()
+	if u.stop != nil {
+		u.stop()
+		if s.stopDriven != nil {
+			s.stopDriven()
+		}
+		select {
+		case <-u.ended:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	return s.journal.Remove()
+}
+
 // finish goes on with an operation where it needs the whole daemon.
 func (s *Service) finish(ctx context.Context) {
 	var r outcome
@@ -24,7 +62,7 @@ func (s *Service) finish(ctx context.Context) {
 		r.next, r.err = s.runner.Run(ctx, join.Open)
 	}
 	switch {
-	case ctx.Err() != nil:
+	case ctx.Err() != nil || errors.Is(r.err, context.Canceled):
 	case r.err != nil:
 		s.o.Log.Error("operation of the cluster", "err", r.err)
 	case r.next == join.Closed:
@@ -34,12 +72,19 @@ func (s *Service) finish(ctx context.Context) {
 
 // begin starts an operation; its first steps need the daemon as it is.
 func (s *Service) begin(ctx context.Context, o join.Op) error {
-	if err := join.Begin(s.journal, o, s.o.Now()); err != nil {
+	if err := s.beginOp(o); err != nil {
 		return err
 	}
 	s.driven = nil
-	go s.finish(context.WithoutCancel(ctx))
+	s.launch(context.WithoutCancel(ctx))
 	return nil
+}
+
+// beginOp notes an operation, one at a time.
+func (s *Service) beginOp(o join.Op) error {
+	s.beginning.Lock()
+	defer s.beginning.Unlock()
+	return join.Begin(s.journal, o, s.o.Now())
 }
 
 // Join asks a cluster to let this node in. The request is checked here; how it
@@ -75,6 +120,14 @@ func (s *Service) Leave(ctx context.Context) error {
 	if s.id == nil || len(s.book.Nodes()) < 2 && !s.isRemoved() {
 		return errors.New("leave: this node is in no cluster with others")
 	}
+	if !s.isRemoved() && (s.isCopy || !s.member.AwaitQuorum(ctx)) {
+		if !s.removed(ctx) {
+			return errors.New("leave: the cluster has no quorum and cannot let this node go: bring its nodes back, or run `joist node recover` if those that decide are lost for good")
+		}
+		if err := s.noteRemoval(); err != nil {
+			return fmt.Errorf("leave: %w", err)
+		}
+	}
 	return s.begin(ctx, join.Op{Kind: join.Leave})
 }
 
@@ -88,9 +141,19 @@ func (s *Service) Recover(ctx context.Context) error {
 	if !s.isCopy && s.member.AwaitQuorum(ctx) {
 		return errors.New("recover: the cluster can decide; remove nodes that are gone instead")
 	}
-	if s.placeless { // there is nobody left who could give it a place
-		if err := s.journal.Remove(); err != nil {
-			return err
+	if s.isRemoved() || s.removed(ctx) {
+		return errors.New("recover: the cluster is there and has removed this node: run `joist node leave`, its guests stay with it")
+	}
+	// What waits for a cluster that nobody will bring back has come to nothing.
+	o, err := s.journal.Load()
+	if err != nil {
+		return err
+	}
+	switch {
+	case o == nil:
+	case s.placeless, o.Kind == join.Leave && o.State == join.Exported, o.Kind == join.Join && o.State == join.CaughtUp:
+		if err := s.drop(ctx); err != nil {
+			return fmt.Errorf("recover: %w", err)
 		}
 	}
 	return s.begin(ctx, join.Op{Kind: join.Recover})
@@ -105,21 +168,22 @@ func (s *Service) Remove(ctx context.Context, name string, force bool, say func(
 	if name == s.o.Name {
 		return fmt.Errorf("remove node '%s': this is the node that was asked; use leave", name)
 	}
+	var n roster.Node
 	it, err := s.store.Get(ctx, roster.NodeKey(name))
-	if errors.Is(err, store.ErrNotFound) {
-		return fmt.Errorf("remove node '%s': it does not belong to the cluster", name)
+	known := err == nil
+	if known {
+		n, err = roster.DecodeNode(it)
 	}
-	if err != nil {
+	if err != nil && !errors.Is(err, store.ErrNotFound) {
 		return err
 	}
-	n, err := roster.DecodeNode(it)
-	if err != nil {
-		return err
-	}
-	if s.online(name) {
+	if s.there(ctx, name) {
 		return fmt.Errorf("remove node '%s': it is online; run `joist node leave` on it, or switch it off first", name)
 	}
-	conds, ops := []store.Cond{{Key: it.Key, Rev: it.Rev}}, []store.Op{{Key: it.Key}}
+	conds, ops := []store.Cond{{Key: roster.NodeKey(name), Rev: it.Rev}}, []store.Op{}
+	if known {
+		ops = append(ops, store.Op{Key: it.Key})
+	}
 	guests, _, err := s.store.List(ctx, join.GuestPrefix)
 	if err != nil {
 		return err
@@ -134,11 +198,34 @@ func (s *Service) Remove(ctx context.Context, name string, force bool, say func(
 		say("configuration of guest %d of node %s: %s", r.VMID, name, g.Value)
 		conds, ops = append(conds, store.Cond{Key: g.Key, Rev: g.Rev}), append(ops, store.Op{Key: g.Key})
 	}
+	if !known && len(own) == 0 {
+		return fmt.Errorf("remove node '%s': it does not belong to the cluster", name)
+	}
 	if len(own) > 0 && !force {
 		return fmt.Errorf("remove node '%s': it has the guests %s; with force=1 their configurations go too, and are kept in this task's log", name, strings.Join(own, ", "))
 	}
 	if _, err := s.store.Txn(ctx, conds, ops...); err != nil {
 		return fmt.Errorf("remove node '%s': %w", name, err)
 	}
+	if !known { // only its guests were left, from before a recovery
+		return nil
+	}
 	return s.evict(ctx, n)
+}
+
+// there reports whether a node answers. A daemon that has just begun has not
+// heard of anybody yet, so that it tries.
+func (s *Service) there(ctx context.Context, name string) bool {
+	if s.online(name) {
+		return true
+	}
+	if _, ok := s.book.Node(name); !ok || s.client == nil {
+		return false
+	}
+	c, err := s.client.Dial(ctx, name)
+	if err != nil {
+		return false
+	}
+	c.Close()
+	return true
 }

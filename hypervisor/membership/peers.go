@@ -31,6 +31,7 @@ const (
 	pathDone   = "/joist/v1/peer/member/done"
 	pathLeave  = "/joist/v1/peer/member/leave"
 	pathSeal   = "/joist/v1/peer/seal"
+	pathHold   = "/joist/v1/peer/seal/hold" // asks a voter to get the seal, now
 	pathRenew  = "/joist/v1/peer/renew"
 	pathStatus = "/joist/v1/join/status" // for a node that may have been removed
 )
@@ -47,7 +48,11 @@ type peers struct{ *Service }
 
 // Finish implements join.Peers.
 func (p peers) Finish(ctx context.Context, _ join.Op) error {
-	return p.anybody(ctx, pathDone, struct{}{}, nil)
+	err := p.anybody(ctx, pathDone, struct{}{}, nil)
+	if errors.Is(err, join.ErrUnreachable) && p.removed(ctx) {
+		return refuse("removed", "join again", "the cluster has called the join of this node off")
+	}
+	return err
 }
 
 // Release implements join.Peers.
@@ -55,7 +60,11 @@ func (p peers) Release(ctx context.Context, o join.Op) error {
 	if p.isRemoved() {
 		return nil // there is nobody left to tell
 	}
-	return p.anybody(ctx, pathLeave, o.Exported, nil)
+	err := p.anybody(ctx, pathLeave, o.Exported, nil)
+	if errors.Is(err, join.ErrUnreachable) && p.removed(ctx) {
+		return nil // it was let go, and the answer was lost
+	}
+	return err
 }
 
 // Rejoin implements join.Peers.
@@ -63,16 +72,17 @@ func (p peers) Rejoin(ctx context.Context, o *join.Op) error {
 	var m member.Info
 	err := p.anybody(ctx, pathAdd, struct{}{}, &m)
 	if errors.Is(err, join.ErrUnreachable) && p.removed(ctx) {
-		if err := node.WriteFile(p.id.Path(removedFile), 0o600, nil); err != nil {
+		if err := p.noteRemoval(); err != nil {
 			return err
 		}
-		var l finding.List
-		l.Stopf("removed", "", "run `joist node leave`: its guests stay with it", "this node was removed from the cluster")
-		return &join.Refused{Findings: l}
+		return refuse("removed", "run `joist node leave`: its guests stay with it", "this node was removed from the cluster")
 	}
 	o.MemberID = strconv.FormatUint(m.ID, 16)
 	return err
 }
+
+// noteRemoval keeps for good that the cluster has no place for this node.
+func (s *Service) noteRemoval() error { return node.WriteFile(s.id.Path(removedFile), 0o600, nil) }
 
 // askForPlace gets this node's member a place among the others'.
 func (s *Service) askForPlace(ctx context.Context) error {
@@ -177,6 +187,7 @@ func (s *Service) Handler() http.Handler {
 		return struct{}{}, s.release(ctx, node, exported)
 	})
 	serve(mux, s, pathSeal, func(_ context.Context, node string, _ struct{}) ([]byte, error) { return s.giveSeal(node) })
+	serve(mux, s, pathHold, func(ctx context.Context, _ string, _ struct{}) (struct{}, error) { return struct{}{}, s.holdSeal(ctx) })
 	serve(mux, s, pathRenew, func(ctx context.Context, node string, csr []byte) ([]byte, error) { return s.renewFor(ctx, node, csr) })
 	return mux
 }
@@ -398,6 +409,9 @@ func (s *Service) succeed(ctx context.Context, node string) error {
 		if err := s.substitute(ctx, list, leaver); err != nil {
 			return err
 		}
+		if err := s.handSealOver(ctx, leaver.ID); err != nil {
+			return err
+		}
 	}
 	return s.member.Remove(ctx, leaver.ID)
 }
@@ -426,6 +440,45 @@ func (s *Service) substitute(ctx context.Context, list []member.Info, leaver mem
 		return refuse("no-voter", "wait until another node is there, then try again", "no other node could decide without %s", leaver.Name)
 	}
 	return nil
+}
+
+// handSealOver makes sure that a voter other than the one that is about to
+// lose its vote holds the key to the authority: with the last holder the
+// cluster would lose the power to admit nodes and to renew certificates.
+func (s *Service) handSealOver(ctx context.Context, leaver uint64) error {
+	list, err := s.member.Members(ctx)
+	if err != nil {
+		return err
+	}
+	var all []error
+	for _, m := range list {
+		if m.Learner || m.ID == leaver {
+			continue
+		}
+		name, ok := nodeOfURL(m.URL)
+		if !ok {
+			continue
+		}
+		if name == s.o.Name {
+			err = s.holdSeal(ctx)
+		} else {
+			err = peers{s}.ask(ctx, name, pathHold, struct{}{}, nil)
+		}
+		if err == nil {
+			return nil
+		}
+		all = append(all, err)
+	}
+	s.o.Log.Warn("hand the key to the authority over", "err", errors.Join(all...))
+	return refuse("seal-held", "try again when all nodes that decide are there", "no other node that decides could get the key to the cluster's authority")
+}
+
+// holdSeal returns when this node, a voter, holds the seal.
+func (s *Service) holdSeal(ctx context.Context) error {
+	if !s.votes(s.o.Name) {
+		return refuse("not-voter", "", "node %s does not vote", s.o.Name)
+	}
+	return s.keepSeal(ctx)
 }
 
 func (s *Service) giveSeal(node string) ([]byte, error) {

@@ -38,8 +38,8 @@ func TestRenew(t *testing.T) {
 	if err := s.Found(t.Context(), "lab"); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.Found(t.Context(), "other"); err != nil || s.Cluster().Name != "lab" {
-		t.Errorf("founding it again: %v, %s", err, s.Cluster().Name)
+	if err := s.Found(t.Context(), "other"); err != nil { // it is called lab all the same, see below
+		t.Errorf("founding it again: %v", err)
 	}
 	end()
 	for _, days := range []int{1, 300} {

@@ -92,8 +92,12 @@ func (a *API) nodes(ctx context.Context, _ *server.Request) (any, error) {
 				row["member"], row["quorum_votes"] = "learner", "0"
 			}
 		}
-		if st := s.peerState(n.Name); !st.Online && st.Error != "" {
+		st := s.peerState(n.Name)
+		if !st.Online && st.Error != "" {
 			row["error"] = st.Error
+		}
+		if st.Online {
+			row["clock_skew"] = st.Skew.Seconds()
 		}
 		rows = append(rows, row)
 	}
@@ -315,8 +319,12 @@ func (a *API) operation(context.Context, *server.Request) (any, error) {
 		out["cluster"], out["cluster_id"], out["fingerprint"] = c.Name, c.ID, pki.Fingerprint(s.id.CA())
 		if cert, err := s.id.Certificate(); err == nil {
 			out["certificate_ends"] = cert.NotAfter.Unix()
+			var warnings []string
 			if pki.RenewDue(cert, s.o.Now()) {
-				out["warning"] = fmt.Sprintf("the node's certificate ends on %s and could not be renewed yet", cert.NotAfter.Format(time.DateOnly))
+				warnings = append(warnings, fmt.Sprintf("the node's certificate ends on %s and could not be renewed yet", cert.NotAfter.Format(time.DateOnly)))
+			}
+			if warnings = append(warnings, s.skewed()...); len(warnings) > 0 {
+				out["warning"] = strings.Join(warnings, "; ")
 			}
 		}
 		if n, ok := s.book.Node(s.o.Name); ok && n.State != roster.Member {
@@ -324,6 +332,22 @@ func (a *API) operation(context.Context, *server.Request) (any, error) {
 		}
 	}
 	return out, nil
+}
+
+// skewed names the nodes whose clocks differ so much from this one's that
+// tickets and certificates of one may not be good on the other.
+func (s *Service) skewed() (out []string) {
+	for _, n := range s.book.Nodes() {
+		st := s.peerState(n.Name)
+		if skew := st.Skew.Round(time.Second); st.Online && skew.Abs() > join.MaxSkew {
+			word := "ahead of"
+			if skew < 0 {
+				word = "behind"
+			}
+			out = append(out, fmt.Sprintf("the clock of node %s is %s %s this node's: log-ins made on one are refused by the other until chrony has set both", n.Name, skew.Abs(), word))
+		}
+	}
+	return out
 }
 
 // fetchToken logs in to a node of the cluster and has it make a token. The

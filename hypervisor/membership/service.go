@@ -74,6 +74,8 @@ type Service struct {
 
 	attached chan struct{} // closed when an operation has opened the store
 	driven   chan outcome  // how Run at start ended
+	// stopDriven ends that Run.
+	stopDriven context.CancelFunc
 	// placeless: the store has no place for this node's member yet; what is
 	// open is the old copy.
 	placeless bool
@@ -81,9 +83,13 @@ type Service struct {
 	restart   chan struct{} // the daemon is to begin anew
 	once      sync.Once
 
-	mu   sync.Mutex
-	last Last
-	lost map[string]time.Time // since when nodes are away
+	founding  sync.Mutex // held while the node becomes a cluster
+	beginning sync.Mutex // held while an operation is noted
+
+	mu    sync.Mutex
+	under under
+	last  Last
+	lost  map[string]time.Time // since when nodes are away
 }
 
 type outcome struct {
@@ -143,6 +149,7 @@ func (s *Service) drive(ctx context.Context) error {
 	done := make(chan outcome, 1)
 	s.driven = done
 	run, stop := context.WithCancel(ctx)
+	s.stopDriven = stop
 	go func() {
 		next, err := s.runner.Run(run, join.Closed)
 		done <- outcome{next, err}
@@ -159,10 +166,16 @@ func (s *Service) drive(ctx context.Context) error {
 		case <-patience.C:
 		}
 		// Of all that is done before the store is open only this waits for
-		// others while the old copy is still in place.
-		if o, err := s.journal.Load(); err == nil && o != nil && o.Kind == join.Demote && o.State == join.Asked {
+		// others; the old copy is in place, or lies aside.
+		if o, err := s.journal.Load(); err == nil && o != nil && o.Kind == join.Demote {
 			stop()
-			<-done
+			r := <-done
+			select {
+			case <-s.attached: // at the last moment
+				s.driven <- r
+				return nil
+			default:
+			}
 			s.driven, s.placeless = nil, true
 			s.o.Log.Warn("nobody is there to take this node back: going on with what it knew last")
 			return s.openCopy(ctx)
@@ -217,7 +230,11 @@ const copySuffix = ".copy"
 // cannot run any more. What is written to it is lost at the next start: the API
 // refuses changes meanwhile.
 func (s *Service) openCopy(ctx context.Context) error {
-	items, err := member.Salvage(s.o.StoreDir, prefix)
+	from := s.o.StoreDir
+	if aside := from + asideSuffix; exists(aside) { // what is in its place is a try that has nothing yet
+		from = aside
+	}
+	items, err := member.Salvage(from, prefix)
 	if err != nil {
 		return err
 	}
@@ -323,7 +340,7 @@ func (s *Service) takeRequest() error {
 	if err != nil {
 		return fmt.Errorf("read request to join: %w", err)
 	}
-	err = join.Begin(s.journal, join.Op{Kind: join.Join, Ask: &join.Ask{Address: r.Address, Token: r.Token, Fingerprint: r.Fingerprint}}, s.o.Now())
+	err = join.Begin(s.journal, join.Op{Kind: join.Join, Ask: &join.Ask{Address: r.Address, Token: r.Token, Fingerprint: r.Fingerprint, Patient: true}}, s.o.Now())
 	if err != nil { // a bad answer must not keep the node from starting
 		s.o.Log.Error("join as the installation asked", "err", err)
 		s.setLast(Last{Kind: join.Join, State: join.Gone, At: s.o.Now(), Reason: err.Error()})
