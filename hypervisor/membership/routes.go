@@ -15,6 +15,7 @@ import (
 	"joist/cluster/join"
 	"joist/cluster/pki"
 	"joist/cluster/roster"
+	"joist/cluster/store"
 	"joist/hypervisor/server"
 	"joist/hypervisor/task"
 )
@@ -52,6 +53,7 @@ func (a *API) Routes() []server.Route {
 		{Method: schema.Method{Verb: "GET", Path: "/cluster/config/nodes", Text: "Nodes with their part in the store.", Perm: audit}, Do: a.nodes},
 		{Method: schema.Method{Verb: "DELETE", Path: "/cluster/config/nodes/{node}", Text: "Remove a node that is gone for good.", Perm: root, Params: append(self[:1:1],
 			schema.Param{Name: "force", Type: schema.Boolean, Optional: true, Text: "also if it has guests; their configurations go into the task's log"})}, Do: a.remove},
+		{Method: schema.Method{Verb: "GET", Path: "/cluster/config/keys", Text: "Keys of the shared state with revision and size in bytes; what they hold is not shown.", Perm: root}, Do: a.keys},
 		{Method: schema.Method{Verb: "GET", Path: "/cluster/config/join", Text: "What a machine needs to know to join, but for a token.", Perm: audit,
 			Params: []schema.Param{{Name: "node", Format: "pve-node", Optional: true, Text: "node to join through"}}}, Do: a.info},
 		{Method: schema.Method{Verb: "POST", Path: "/cluster/config", Text: "Make this node a cluster and name it.", Perm: root,
@@ -100,6 +102,20 @@ func (a *API) nodes(ctx context.Context, _ *server.Request) (any, error) {
 			row["clock_skew"] = st.Skew.Seconds()
 		}
 		rows = append(rows, row)
+	}
+	return rows, nil
+}
+
+// keys shows what the store holds without telling any of it: enough to see
+// that something was left behind, or what grows.
+func (a *API) keys(ctx context.Context, _ *server.Request) (any, error) {
+	items, err := store.Dump(ctx, a.Service.store, prefix)
+	if err != nil {
+		return nil, err
+	}
+	rows := []map[string]any{}
+	for _, it := range items {
+		rows = append(rows, map[string]any{"key": it.Key, "revision": it.Rev, "size": len(it.Value)})
 	}
 	return rows, nil
 }

@@ -456,11 +456,10 @@ func (s *spine) deleteAll(t *testing.T) {
 		s.n.task(t, taskTime, http.MethodDelete, "/nodes/"+s.n.Name+"/storage/local/content/"+v.ID, nil)
 	}
 	s.files = nil
-	if got := s.n.inventory(t); !reflect.DeepEqual(got, s.fresh) {
-		for _, k := range slices.Sorted(maps.Keys(s.fresh)) {
-			if !slices.Equal(got[k], s.fresh[k]) {
-				t.Errorf("%s: %q, on the fresh node %q", k, got[k], s.fresh[k])
-			}
+	got := s.n.inventory(t)
+	for _, k := range slices.Sorted(maps.Keys(got)) { // the same names as in s.fresh
+		if !slices.Equal(got[k], s.fresh[k]) {
+			t.Errorf("%s: %q, on the fresh node %q", k, got[k], s.fresh[k])
 		}
 	}
 }
@@ -479,6 +478,9 @@ func (n *runningNode) inventory(t testing.TB) inventory {
 		"mounts":         n.lines(t, "while read _ _ _ _ m _; do echo $m; done </proc/self/mountinfo | sort"),
 		"qemu":           asText(n.guests(t, "qemu")),
 		"lxc":            asText(n.guests(t, "lxc")),
+		"keys":           n.keys(t),
+		"processes":      nil,
+		"content":        nil,
 	}
 	for _, p := range n.processes(t, qemuCommand+"|"+monitorCommand) {
 		inv["processes"] = append(inv["processes"], p.command)
@@ -487,6 +489,22 @@ func (n *runningNode) inventory(t testing.TB) inventory {
 		inv["content"] = append(inv["content"], v.ID)
 	}
 	return inv
+}
+
+// keys are those of the shared state.
+func (n *runningNode) keys(t testing.TB) (out []string) {
+	t.Helper()
+	var rows []struct{ Key string }
+	if err := n.API.Get(within(t, time.Minute), "/cluster/config/keys", nil, &rows); err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range rows {
+		out = append(out, r.Key)
+	}
+	if len(out) == 0 {
+		t.Error("the store has no keys at all")
+	}
+	return out
 }
 
 // everyFile lists what is no folder below dir.
