@@ -1,11 +1,14 @@
 package e2e
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"joist/api/client"
 )
 
 // pids are all processes of a guest, as its cgroup has them.
@@ -49,6 +52,54 @@ func (s *spine) killDaemon(t *testing.T) {
 		t.Errorf("process %s of the container is gone", inside)
 	}
 	container.typeInto(t, rootInside).run(t, time.Minute, "true")
+}
+
+// TestStartKilled: the daemon is killed while it starts a machine, at any
+// moment of it. Afterwards the machine runs once or not at all, as its status
+// says, and can be started and stopped.
+func TestStartKilled(t *testing.T) {
+	n := startNode(t, nil)
+	g := guestOf{n: n, kind: "qemu", id: 100}.create(t, client.Params{"memory": "64", "scsi0": "local-lvm:1", "net0": vmHardware})
+	begun := time.Now()
+	g.start(t)
+	whole := time.Since(begun)
+	g.stop(t)
+	const moments = 10
+	for i := range moments {
+		after := whole * time.Duration(i) / (moments - 1)
+		t.Run(fmt.Sprintf("after %d of %d", i, moments-1), func(t *testing.T) {
+			daemon := n.process(t, daemonCommand).pid
+			if err := n.API.Post(within(t, time.Minute), g.path()+"/status/start", nil, nil); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(after)
+			n.kill(t, daemon)
+			var st guestStatus
+			n.until(t, "the daemon is back and has done with it", func(ctx context.Context) error {
+				st = guestStatus{}
+				err := n.API.Get(ctx, g.path()+"/status/current", nil, &st)
+				if err == nil && st.Lock != "" {
+					err = fmt.Errorf("it is locked: %+v", st)
+				}
+				return err
+			})
+			want := map[string]int{"running": 1, "stopped": 0}
+			if got := n.processes(t, qemuCommand); len(got) != want[st.Status] {
+				t.Errorf("it is %s, processes are %+v", st.Status, got)
+			}
+			t.Logf("killed after %s: %s", after.Round(time.Millisecond), st.Status)
+			if st.Status == "stopped" {
+				g.start(t)
+			}
+			if got := n.processes(t, qemuCommand); len(got) != 1 || got[0].pid != g.wantStatus(t, "running").PID {
+				t.Errorf("it runs as %+v", got)
+			}
+			g.stop(t)
+			if got := n.processes(t, qemuCommand); len(got) != 0 {
+				t.Errorf("it is stopped and runs as %+v", got)
+			}
+		})
+	}
 }
 
 // seenWithin is how soon a death must be told.
