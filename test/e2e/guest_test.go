@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"joist/api/client"
+	"joist/test/vm"
+	"joist/test/vm/lan"
 )
 
 // Times that things may take on a software CPU; on a real one they are a
@@ -207,4 +209,17 @@ func (n *runningNode) answers(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
 	return n.API.Get(ctx, "/nodes", nil, nil)
+}
+
+// TestEmulation: on a CPU without virtualisation a machine runs all the same,
+// by software, and its status says so.
+func TestEmulation(t *testing.T) {
+	n := startNode(t, func(c *vm.Config, _ *lan.Switch) { c.CPUFlags = []string{"-svm", "-vmx", "-la57"} })
+	g := guestOf{n: n, kind: "qemu", id: 100}.create(t, client.Params{"memory": "64", "virtio0": "local-lvm:1", "net0": vmHardware})
+	g.start(t)
+	if st := g.wantStatus(t, "running"); st.Accel != "tcg" {
+		t.Errorf("it runs by %q", st.Accel)
+	}
+	g.wantScreen(t, 2, "screen")
+	g.stop(t)
 }

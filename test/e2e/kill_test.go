@@ -59,7 +59,7 @@ func (s *spine) killDaemon(t *testing.T) {
 // says, and can be started and stopped.
 func TestStartKilled(t *testing.T) {
 	n := startNode(t, nil)
-	g := guestOf{n: n, kind: "qemu", id: 100}.create(t, client.Params{"memory": "64", "scsi0": "local-lvm:1", "net0": vmHardware})
+	g := guestOf{n: n, kind: "qemu", id: 100}.create(t, client.Params{"memory": "64", "scsi0": "local-lvm:1", "virtio0": "local-lvm:1", "net0": vmHardware})
 	begun := time.Now()
 	g.start(t)
 	whole := time.Since(begun)

@@ -301,6 +301,13 @@ func (s *spine) containerRuns(t *testing.T) {
 	if uidMap := strings.Fields(c.run(t, time.Minute, "cat /proc/self/uid_map")); len(uidMap) < 2 || uidMap[0] != "0" || uidMap[1] == "0" {
 		t.Errorf("uid map %v: root inside is root outside", uidMap)
 	}
+	var ran struct {
+		ExitCode int    `json:"exitcode"`
+		Out      string `json:"out-data"`
+	}
+	if err := s.n.API.Post(within(t, time.Minute), g.path()+"/exec", client.Params{"command": "hostname"}, &ran); err != nil || ran.ExitCode != 0 || strings.TrimSpace(ran.Out) != "inside" {
+		t.Errorf("a program run in it: %+v %v", ran, err)
+	}
 	if bad := strings.TrimSpace(c.run(t, 3*time.Minute, "dpkg --audit")); bad != "" {
 		t.Errorf("dpkg --audit says:\n%s", bad)
 	}
