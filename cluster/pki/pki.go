@@ -4,7 +4,9 @@
 //
 // A certificate is an identity, not a right: what a node may do is decided by
 // the roster, which names the key of each node. So there is no list of
-// revoked certificates; removing a node from the roster is enough.
+// revoked certificates; removing a node from the roster is enough for every
+// call. The store's own port takes any certificate of the cluster and turns
+// away members that were removed.
 package pki
 
 import (
