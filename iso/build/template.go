@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -14,6 +15,7 @@ import (
 
 	"joist/internal/run"
 	"joist/rootfs/sandbox"
+	"joist/rootfs/tree"
 	"joist/rootfs/unpack"
 )
 
@@ -28,6 +30,8 @@ export DEBIAN_FRONTEND=noninteractive DEBCONF_NONINTERACTIVE_SEEN=true
 printf '#!/bin/sh\nexit 101\n' > /usr/sbin/policy-rc.d
 chmod 755 /usr/sbin/policy-rc.d
 : > /var/lib/dpkg/status
+# dpkg leaves folders that are there as they are.
+sh /host/work/folders
 opts='--force-depends --force-confnew --force-unsafe-io --log=/dev/null'
 cd /host/debs
 dpkg $opts --install $(cat /host/work/essential)
@@ -103,7 +107,13 @@ func (b *Builder) unpackTemplate(ctx context.Context, root string) error {
 		if err := os.Mkdir(root, 0o755); err != nil {
 			return err
 		}
+		if err := os.Chmod(root, 0o755); err != nil { // whatever the umask is
+			return err
+		}
 		if err := t.WriteDir(root); err != nil {
+			return err
+		}
+		if err := os.WriteFile(filepath.Join(b.work, "folders"), []byte(folders(t)), 0o644); err != nil {
 			return err
 		}
 		if err := sandbox.Prepare(root); err != nil {
@@ -120,6 +130,31 @@ func (b *Builder) unpackTemplate(ctx context.Context, root string) error {
 		}
 		return writeLists(b.work, essential, others)
 	})
+}
+
+// folders is a script that gives the tree's folders their owners, and modes
+// that only their owners may set.
+func folders(t *tree.Node) string {
+	var s strings.Builder
+	_ = t.Walk(func(p string, n *tree.Node) error {
+		if !n.Mode.IsDir() {
+			return nil
+		}
+		mode, quoted := n.Mode.Perm(), "'"+strings.ReplaceAll(p, "'", `'\''`)+"'"
+		if n.UID != 0 || n.GID != 0 {
+			fmt.Fprintf(&s, "chown %d:%d %s\n", n.UID, n.GID, quoted)
+		}
+		for bit, set := range map[fs.FileMode]fs.FileMode{fs.ModeSetuid: 0o4000, fs.ModeSetgid: 0o2000, fs.ModeSticky: 0o1000} {
+			if n.Mode&bit != 0 {
+				mode |= set
+			}
+		}
+		if mode != 0o755 {
+			fmt.Fprintf(&s, "chmod %04o %s\n", mode, quoted)
+		}
+		return nil
+	})
+	return s.String()
 }
 
 func writeLists(dir string, essential, others []unpack.Package) error {
