@@ -2,6 +2,8 @@ package build
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -10,9 +12,11 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/klauspost/compress/zstd"
 
+	"joist/image/sbom"
 	"joist/internal/run"
 	"joist/rootfs/sandbox"
 	"joist/rootfs/tree"
@@ -53,39 +57,139 @@ tar --create --file=/host/work/template.tar --numeric-owner --sort=name --mtime=
   --exclude=./host --exclude=./proc/* --exclude=./sys/* --exclude=./dev/* --exclude=./run/* --exclude=./tmp/* --directory=/ .
 `
 
-// Template builds a configured Debian for containers and returns its path.
-func (b *Builder) Template(ctx context.Context, name string) (string, error) {
-	if name != "debian" {
-		return "", fmt.Errorf("build template %q: only debian is known", name)
-	}
-	path, err := b.template(ctx)
-	return path, explainFull(err, b.o.Out, b.cache)
+// templateDebian is the template that is known.
+const templateDebian = "debian"
+
+const templateSuffix = ".tar.zst"
+
+func (b *Builder) templateName() string {
+	return fmt.Sprintf("debian-13-standard_%s-1_amd64", b.cfg.Version)
 }
 
-func (b *Builder) template(ctx context.Context) (string, error) {
-	if err := b.loadLock(ctx); err != nil {
-		return "", err
-	}
-	if err := b.prepare(ctx, setGuest); err != nil {
-		return "", err
-	}
-	root := filepath.Join(b.work, "template")
-	if err := b.unpackTemplate(ctx, root); err != nil {
-		return "", err
-	}
-	err := b.o.Sink.Do("configure template", func(func(n, of int64)) error { return b.configureTemplate(ctx, root) })
+// keepTemplates is how many built templates are kept.
+const keepTemplates = 2
+
+// templateKey names all that the template's bytes depend on.
+func (b *Builder) templateKey() (string, error) {
+	self, err := b.self()
 	if err != nil {
 		return "", err
 	}
-	out := fmt.Sprintf("debian-13-standard_%s-1_amd64.tar.zst", b.cfg.Version)
-	err = b.o.Sink.Do("compress template", func(func(n, of int64)) error {
-		if err := compress(filepath.Join(b.work, "template.tar"), filepath.Join(b.work, "template.tar.zst")); err != nil {
+	sum := sha256.Sum256([]byte(b.templateID() + " " + self))
+	return hex.EncodeToString(sum[:])[:16], nil
+}
+
+// template brings the template into the work folder: from the cache, or built.
+func (b *Builder) template(ctx context.Context) (files map[string]string, bill []byte, err error) {
+	const local, billLocal = "template" + templateSuffix, "template" + billSuffix
+	files = map[string]string{b.artefactPath(Template): local}
+	if b.o.Again != nil {
+		bill, err = b.buildTemplate(ctx, filepath.Join(b.work, local))
+		return files, bill, err
+	}
+	key, err := b.templateKey()
+	if err != nil {
+		return nil, nil, err
+	}
+	dir := filepath.Join(b.cache, "template", key)
+	if bill, err = b.keptTemplate(dir, local, billLocal); err == nil {
+		return files, bill, nil
+	}
+	if bill, err = b.buildTemplate(ctx, filepath.Join(b.work, local)); err != nil {
+		return nil, nil, err
+	}
+	err = b.withCache(ctx, "template", func(parent string) error {
+		if err := errors.Join(removeAll(dir), pruneOldest(parent, keepTemplates-1)); err != nil {
 			return err
 		}
-		_, err := b.out.publish(map[string]string{out: "template.tar.zst"}, b.key)
-		return err
+		return fillEntry(parent, dir, func(tmp string) error {
+			d, err := describe(filepath.Join(b.work, local))
+			if err != nil {
+				return err
+			}
+			return errors.Join(linkOrCopy(filepath.Join(b.work, local), filepath.Join(tmp, local)),
+				os.WriteFile(filepath.Join(tmp, billLocal), bill, 0o644), os.WriteFile(filepath.Join(tmp, recordFile), []byte(d.SHA256), 0o644))
+		})
 	})
-	return filepath.Join(b.o.Out, out), err
+	b.cacheFailed("template", err)
+	return files, bill, nil
+}
+
+// keptTemplate links a kept template into the work folder. A damaged one is as
+// if it were not there.
+func (b *Builder) keptTemplate(dir, local, billLocal string) (bill []byte, err error) {
+	if _, err := os.Stat(dir); err != nil {
+		return nil, err
+	}
+	return bill, b.o.Sink.Do("reuse template", func(func(n, of int64)) error {
+		sum, err := os.ReadFile(filepath.Join(dir, recordFile))
+		if err != nil {
+			return err
+		}
+		d, err := describe(filepath.Join(dir, local))
+		if err == nil && d.SHA256 != string(sum) {
+			err = errors.New("it is damaged")
+		}
+		if err != nil {
+			return err
+		}
+		if bill, err = os.ReadFile(filepath.Join(dir, billLocal)); err != nil {
+			return err
+		}
+		now := time.Now()
+		_ = os.Chtimes(dir, now, now) // the time of last use
+		return linkOrCopy(filepath.Join(dir, local), filepath.Join(b.work, local))
+	})
+}
+
+// buildTemplate makes the archive and returns its bill of materials.
+func (b *Builder) buildTemplate(ctx context.Context, to string) ([]byte, error) {
+	if err := b.prepare(ctx, setGuest); err != nil {
+		return nil, err
+	}
+	root := filepath.Join(b.work, "template")
+	if err := b.unpackTemplate(ctx, root); err != nil {
+		return nil, err
+	}
+	err := b.o.Sink.Do("configure template", func(func(n, of int64)) error { return b.configureTemplate(ctx, root) })
+	if err != nil {
+		return nil, err
+	}
+	err = b.o.Sink.Do("compress template", func(func(n, of int64)) error { return compress(filepath.Join(b.work, "template.tar"), to) })
+	if err != nil {
+		return nil, err
+	}
+	in, err := os.OpenRoot(root)
+	if err != nil {
+		return nil, err
+	}
+	defer in.Close()
+	d := sbom.Document{Name: b.templateName(), BuildID: b.templateID(), Version: b.cfg.Version, Created: b.built,
+		Packages: b.debianBill(setGuest, func(p string) ([]byte, error) { return in.ReadFile(strings.TrimPrefix(p, "/")) })}
+	return d.Encode()
+}
+
+// templateID names the template's inputs, but not the builder.
+func (b *Builder) templateID() string {
+	h := sha256.New()
+	fmt.Fprintln(h, b.cfg.Version, b.built.Unix(), b.sandboxKey())
+	for _, p := range b.lock.Set(setGuest) {
+		fmt.Fprintln(h, p.Name, p.SHA256)
+	}
+	return hex.EncodeToString(h.Sum(nil))[:16]
+}
+
+// TemplateManifest accounts for a template.
+type TemplateManifest struct {
+	Name    string    `json:"name"`
+	BuildID string    `json:"build_id"`
+	Version string    `json:"version"`
+	Built   time.Time `json:"built"`
+	Inputs  Inputs    `json:"inputs"`
+}
+
+func (b *Builder) templateManifest() ([]byte, error) {
+	return encode(TemplateManifest{Name: b.templateName(), BuildID: b.templateID(), Version: b.cfg.Version, Built: b.built, Inputs: b.inputsOf(setGuest)})
 }
 
 // unpackTemplate lays the files out so that dpkg and a shell can run; dpkg
@@ -258,7 +362,8 @@ func compress(from, to string) error {
 	}
 	defer r.Close()
 	return writeFile(to, func(f *os.File) error {
-		z, err := zstd.NewWriter(f, zstd.WithEncoderLevel(zstd.SpeedBetterCompression))
+		// The number of goroutines is part of the format: with one, blocks end elsewhere.
+		z, err := zstd.NewWriter(f, zstd.WithEncoderLevel(zstd.SpeedBetterCompression), zstd.WithEncoderConcurrency(2))
 		if err != nil {
 			return err
 		}
