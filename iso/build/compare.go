@@ -170,7 +170,7 @@ func equalContent(a, b tree.Source) (same bool, err error) {
 }
 
 func equalStreams(x, y io.Reader) (bool, error) {
-	const step = 1 << 20
+	const step = 128 << 10
 	p, q := make([]byte, step), make([]byte, step)
 	for {
 		n, err := io.ReadFull(x, p)
