@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/spf13/cobra"
 
@@ -34,19 +35,28 @@ func buildCommand() *cobra.Command {
 	var o buildFlags
 	var what, old string
 	c := &cobra.Command{
-		Use:   "build",
+		Use:   "build [KIND …]",
 		Short: "Build images from the sources in this folder",
-		Example: "  joist build iso\n  joist build --explain lvm2    # why it is in the image, and what it weighs\n" +
+		Long: `Builds artefacts of the kinds that are named; what they share is made once.
+
+  iso               the installable image for CD and USB stick
+  netboot           the folder for machines that start from the network
+  update            the bundle that brings a node to this version
+  template [debian] a configured Debian for containers
+  all               all of them`,
+		Example: "  joist build iso\n  joist build iso netboot\n  joist build all --sign-key release.key\n  joist build --explain lvm2    # why it is in the image, and what it weighs\n" +
 			"  joist build --diff old.lock   # what joist.lock has that old.lock has not",
-		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
+		Args: func(cmd *cobra.Command, args []string) error { return o.checkKinds(cmd, args) },
+		RunE: func(cmd *cobra.Command, args []string) error {
 			switch {
 			case what != "":
 				return o.explain(cmd, what)
 			case old != "":
 				return o.with(cmd, progress.Discard, func(b *build.Builder) error { return b.DiffLock(cmd.OutOrStdout(), old) })
+			case len(args) == 0:
+				return cmd.Help()
 			}
-			return cmd.Help()
+			return o.artefacts(cmd, args)
 		},
 	}
 	c.Flags().StringVar(&what, "explain", "", "say why a `PACKAGE` is in the image and what it weighs")
@@ -59,40 +69,62 @@ func buildCommand() *cobra.Command {
 	f.StringVar(&o.savePool, "save-pool", "", "also put all that was fetched into a tar `FILE` for --pool")
 	f.StringVar(&o.Key, "sign-key", "", "Ed25519 private key (PEM `FILE`) that signs SHA256SUMS")
 
-	iso := &cobra.Command{
-		Use:   "iso",
-		Short: "Build the installable image for CD and USB stick",
-		Args:  cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			return o.artefact(cmd, func(b *build.Builder) (string, error) { return b.ISO(cmd.Context()) })
-		},
-	}
-	iso.Flags().StringVar(&o.Answer, "answer", "", "answer `FILE` to put inside: the image then installs unattended")
-	netboot := &cobra.Command{
-		Use:   "netboot",
-		Short: "Build the folder for machines that start from the network",
-		Args:  cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			return o.artefact(cmd, func(b *build.Builder) (string, error) { return b.Netboot(cmd.Context()) })
-		},
-	}
-	template := &cobra.Command{
-		Use:   "template debian",
-		Short: "Build a configured Debian for containers",
-		Args:  cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			return o.artefact(cmd, func(b *build.Builder) (string, error) { return b.Template(cmd.Context(), args[0]) })
-		},
-	}
-	c.AddCommand(iso, netboot, template)
+	f.StringVar(&o.Answer, "answer", "", "answer `FILE` to put inside the ISO: it then installs unattended")
 	return c
 }
 
-// artefact runs one build and prints the steps' times and the artefact's path.
-func (o *buildFlags) artefact(cmd *cobra.Command, make func(*build.Builder) (string, error)) error {
+// checkKinds finds mistakes on the command line.
+func (o *buildFlags) checkKinds(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil // help, or a question
+	}
+	kinds, err := build.ParseKinds(args)
+	if err != nil {
+		for _, a := range args {
+			for _, k := range append(build.Kinds(), "all") {
+				if near(a, string(k)) {
+					return fmt.Errorf("%w; did you mean %s?", err, k)
+				}
+			}
+		}
+		return err
+	}
+	for _, name := range []string{"explain", "diff"} {
+		if cmd.Flags().Changed(name) {
+			return fmt.Errorf("--%s asks a question and builds nothing: leave %q out", name, args[0])
+		}
+	}
+	if o.Answer != "" && !slices.Contains(kinds, build.ISO) {
+		return fmt.Errorf("--answer is for the ISO, which is not among %v", kinds)
+	}
+	return nil
+}
+
+// near reports whether a word is another one with a slip of the finger: a letter
+// too many, too few, or wrong, or two of them swapped.
+func near(a, b string) bool {
+	if a == b || len(a) < 2 {
+		return false
+	}
+	i := 0
+	for i < len(a) && i < len(b) && a[i] == b[i] {
+		i++
+	}
+	x, y := a[i:], b[i:]
+	return x != "" && x[1:] == y || y != "" && x == y[1:] || x != "" && y != "" && x[1:] == y[1:] ||
+		len(x) > 1 && len(y) > 1 && x[0] == y[1] && x[1] == y[0] && x[2:] == y[2:]
+}
+
+// artefacts runs one build and prints the steps' times and the artefacts'
+// paths.
+func (o *buildFlags) artefacts(cmd *cobra.Command, args []string) error {
+	kinds, err := build.ParseKinds(args)
+	if err != nil {
+		return err
+	}
 	out := cmd.OutOrStdout()
 	return o.with(cmd, progress.Tee(progress.Lines(out), o.times.Sink), func(b *build.Builder) error {
-		path, err := make(b)
+		paths, err := b.Make(cmd.Context(), kinds...)
 		if err == nil && o.savePool != "" {
 			err = b.SavePool(cmd.Context(), o.savePool)
 		}
@@ -100,7 +132,9 @@ func (o *buildFlags) artefact(cmd *cobra.Command, make func(*build.Builder) (str
 			return err
 		}
 		o.times.Write(out)
-		fmt.Fprintln(out, path)
+		for _, p := range paths {
+			fmt.Fprintln(out, p)
+		}
 		return nil
 	})
 }

@@ -50,7 +50,11 @@ func TestUsage(t *testing.T) {
 	for line, said := range map[string]string{
 		"buidl":                               `unknown command "buidl"; did you mean build?`,
 		"build isoo":                          `did you mean iso?`,
-		"build iso x":                         "`joist build iso --help`",
+		"build iso x":                         "`joist build --help`",
+		"build iso netbot":                    `there is no artefact "netbot"; did you mean netboot?`,
+		"build template arch":                 `no template "arch"`,
+		"build netboot --answer a":            "--answer is for the ISO",
+		"build iso --explain x":               "builds nothing",
 		"--frob":                              "unknown flag: --frob",
 		"api get":                             "requires at least 1 arg",
 		"api get https://n1/ a=b":             "not a path",

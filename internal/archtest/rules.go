@@ -22,7 +22,7 @@ var mayImport = map[string][]string{
 	"image":      {"rootfs/tree", "rootfs/lock"},
 	"installer":  {"image", "api", "rootfs/tree"}, // docs/design-imports.md says why
 	"iso":        {"image", "rootfs", "installer/answer"},
-	"system":     {"image/disk", "image/boot", "image/verity", "api"},
+	"system":     {"image/disk", "image/boot", "image/verity", "image/bundle", "api"}, // docs/design-imports.md says why
 	"cluster":    {"api"},
 	"hypervisor": {"cluster", "system", "installer/preflight", "image/disk", "image/boot", "rootfs", "api"},
 	"cmd":        {"api", "rootfs", "image", "iso", "installer", "system", "hypervisor", "cluster"},

@@ -11,23 +11,28 @@ import (
 	"github.com/diskfs/go-diskfs/backend/file"
 	"github.com/diskfs/go-diskfs/filesystem/iso9660"
 
+	"joist/image/boot"
+	"joist/image/bundle"
 	"joist/image/squashfs"
 	"joist/rootfs/tree"
 )
 
-// artefact is a finished file that is looked into.
+// artefact is a finished file with a system in it that is looked into.
 type artefact struct {
 	f      *os.File
-	medium *tree.Node // nil for a bare system image
+	medium *tree.Node     // of an ISO
+	bundle *bundle.Reader // of an update, its head
+	parts  *tree.Node     // files around the system: of a medium or a bundle, nil for a bare system
 	system *tree.Node
 	image  io.ReaderAt // system.sqfs
 	size   int64       // of image
 }
 
 // errNoArtefact tells what can be looked into.
-var errNoArtefact = errors.New("it is neither an image of Joist's medium nor a system.sqfs")
+var errNoArtefact = errors.New("it is no medium, update bundle, template or system.sqfs of Joist")
 
-// openArtefact opens an ISO file or a system.sqfs, whatever its name.
+// openArtefact opens an ISO file, an update bundle or a system.sqfs, whatever
+// its name.
 func openArtefact(name string) (a artefact, err error) {
 	if a.f, err = os.Open(name); err != nil {
 		return a, err
@@ -45,13 +50,38 @@ func openArtefact(name string) (a artefact, err error) {
 	a.image, a.size = a.f, st.Size()
 	img, err := squashfs.Open(a.f)
 	if errors.Is(err, squashfs.ErrNoImage) {
-		if err = a.openMedium(); err != nil {
+		if err = a.openAround(); err != nil {
 			return a, err
 		}
 		img, err = squashfs.Open(a.image)
 	}
+	if err != nil {
+		return a, err
+	}
 	a.system = img.Root
-	return a, err
+	return a, nil
+}
+
+// openAround opens what wraps a system.
+func (a *artefact) openAround() error {
+	r, err := bundle.OpenUnchecked(io.NewSectionReader(a.f, 0, a.size))
+	if errors.Is(err, bundle.ErrNoBundle) {
+		return a.openMedium()
+	}
+	if err != nil {
+		return err
+	}
+	a.bundle, a.parts = r, tree.New()
+	for _, f := range r.Head.Files {
+		at, _, _ := r.Offset(f.Name)
+		a.parts.Put(&tree.Node{Name: f.Name, Mode: 0o444, Data: section{io.NewSectionReader(a.f, at, f.Size)}})
+	}
+	at, f, ok := r.Offset(boot.FileSystem)
+	if !ok {
+		return errNoArtefact
+	}
+	a.image, a.size = io.NewSectionReader(a.f, at, f.Size), f.Size
+	return nil
 }
 
 func (a *artefact) openMedium() error {
@@ -60,6 +90,7 @@ func (a *artefact) openMedium() error {
 		return fmt.Errorf("%w (%v)", errNoArtefact, err)
 	}
 	a.medium = tree.New()
+	a.parts = a.medium
 	if err := readMedium(a.f, v, ".", a.medium); err != nil {
 		return err
 	}

@@ -28,15 +28,16 @@ import (
 
 // Options are what a person may say about one build.
 type Options struct {
-	Source string  // the checkout: go.mod, joist.toml, joist.lock
-	Config string  // joist.toml, "" for the one in Source
-	Out    string  // where artefacts go
-	Mirror string  // base URL instead of apt's sources
-	Answer string  // answer file to put inside
-	Pool   string  // archive of SavePool to take all from, "" for the network
-	Key    string  // file of the Ed25519 key that signs SHA256SUMS, "" for none
-	Again  *Inputs // make the same again: this configuration and time, and nothing that an earlier build made
-	Locked bool    // a lock that does not fit is an error
+	Source string            // the checkout: go.mod, joist.toml, joist.lock
+	Config string            // joist.toml, "" for the one in Source
+	Out    string            // where artefacts go
+	Mirror string            // base URL instead of apt's sources
+	Answer string            // answer file to put inside
+	Pool   string            // archive of SavePool to take all from, "" for the network
+	Key    string            // file of the Ed25519 key that signs SHA256SUMS, "" for none
+	Again  *Inputs           // make the same again: this configuration and time, and nothing that an earlier build made
+	Signed map[string]string // with Again: signatures by artefact, which then need no key
+	Locked bool              // a lock that does not fit is an error
 	Sink   progress.Sink
 	Say    func(finding.List) // notes and warnings as they come
 	Log    *slog.Logger
@@ -64,6 +65,10 @@ type Builder struct {
 	compiled []string          // programs of bins that this build compiled
 	key      ed25519.PrivateKey
 	said     finding.List // about the system, for who takes it from the cache
+
+	answerText []byte            // to be put on the medium
+	signatures map[string]string // made with the key, by artefact
+	selfSum    string            // hash of the builder that runs
 }
 
 // Sets of the lock.

@@ -49,13 +49,13 @@ func TestNew(t *testing.T) {
 		t.Errorf("built at %v in %s", b.built, b.work)
 	}
 	// A step that fails leaves nothing behind.
-	if _, err := b.Template(t.Context(), "arch"); err == nil || !strings.Contains(err.Error(), "only debian") {
-		t.Errorf("another template: %v", err)
+	if _, err := b.Make(t.Context(), ISO, "floppy"); err == nil || !strings.Contains(err.Error(), `"floppy"`) {
+		t.Errorf("another kind: %v", err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	b.o.Mirror = "http://127.0.0.1:9"
-	if _, err := b.ISO(ctx); !errors.Is(err, context.Canceled) {
+	if _, err := b.Make(ctx, ISO); !errors.Is(err, context.Canceled) {
 		t.Errorf("interrupted: %v", err)
 	}
 	if err := b.Close(); err != nil {
@@ -93,6 +93,18 @@ func TestNewRefuses(t *testing.T) {
 				t.Errorf("the output folder was made: %v", err)
 			}
 		})
+	}
+}
+
+func TestParseKinds(t *testing.T) {
+	for line, want := range map[string][]Kind{
+		"iso": {ISO}, "all": Kinds(), "netboot iso netboot": {Netboot, ISO}, "template debian": {Template}, "template": {Template}, "template debian iso": {Template, ISO},
+		"": nil, "isoo": nil, "iso debian": nil, "template arch": nil, "debian": nil,
+	} {
+		got, err := ParseKinds(strings.Fields(line))
+		if !slices.Equal(got, want) || (err == nil) != (want != nil) {
+			t.Errorf("%q: %v, %v", line, got, err)
+		}
 	}
 }
 

@@ -32,19 +32,25 @@ func (b *Builder) cached(ctx context.Context, kind, key string, fill func(tmp st
 		if os.Chtimes(dir, now, now) == nil { // the time of last use
 			return nil
 		}
-		tmp, err := os.MkdirTemp(parent, newEntry)
-		if err != nil {
-			return err
-		}
-		defer removeAll(tmp) // after the rename there is none of that name
-		if err := os.Chmod(tmp, 0o755); err != nil {
-			return err
-		}
-		if err := fill(tmp); err != nil {
-			return err
-		}
-		return os.Rename(tmp, dir)
+		return fillEntry(parent, dir, fill)
 	})
+}
+
+// fillEntry makes a folder of the cache, whole or not at all. The cache must be
+// locked.
+func fillEntry(parent, dir string, fill func(tmp string) error) error {
+	tmp, err := os.MkdirTemp(parent, newEntry)
+	if err != nil {
+		return err
+	}
+	defer removeAll(tmp) // after the rename there is none of that name
+	if err := os.Chmod(tmp, 0o755); err != nil {
+		return err
+	}
+	if err := fill(tmp); err != nil {
+		return err
+	}
+	return os.Rename(tmp, dir)
 }
 
 // withCache calls f with a folder of the cache that no other build touches
@@ -118,15 +124,16 @@ func pruneOldest(parent string, keep int) error {
 // pruneKinds goes through everything the cache holds.
 func (b *Builder) pruneKinds(ctx context.Context, all bool) error {
 	since := time.Now().Add(-keepFor)
-	systems, blocks := keepSystems, int64(maxBlocks)
+	systems, templates, blocks := keepSystems, keepTemplates, int64(maxBlocks)
 	if all {
-		since, systems, blocks = time.Now().Add(time.Hour), 0, 0
+		since, systems, templates, blocks = time.Now().Add(time.Hour), 0, 0, 0
 	}
 	var errs []error
 	for _, kind := range []string{"sandbox", "modules"} {
 		errs = append(errs, b.withCache(ctx, kind, func(parent string) error { return pruneCache(parent, "", since) }))
 	}
 	errs = append(errs, b.withCache(ctx, "system", func(parent string) error { return pruneOldest(parent, systems) }))
+	errs = append(errs, b.withCache(ctx, "template", func(parent string) error { return pruneOldest(parent, templates) }))
 	for _, dir := range []string{b.keptDir(), b.programCache().dir, b.results().dir} {
 		errs = append(errs, deb.PruneKept(dir, since))
 	}
@@ -138,6 +145,7 @@ func (b *Builder) pruneKinds(ctx context.Context, all bool) error {
 	if all {
 		errs = append(errs, removeAll(filepath.Join(b.cache, "cgo")))
 	}
+	b.boundCache(ctx)
 	return errors.Join(errs...)
 }
 

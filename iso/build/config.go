@@ -1,6 +1,6 @@
 // Package build is the toolchain's pipeline: configuration → lock → tree →
 // bytes → media. Each arrow is a function of its inputs; the order of the
-// whole is that of Builder's methods iso and template.
+// whole is that of Builder's method make.
 package build
 
 import (

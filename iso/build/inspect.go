@@ -2,51 +2,133 @@ package build
 
 import (
 	"bytes"
+	"crypto/ed25519"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
+	"os"
 	"path"
+	"path/filepath"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
 
 	"joist/image/boot"
+	"joist/image/bundle"
 	"joist/image/sbom"
 	"joist/image/verity"
 	"joist/installer/answer"
 	"joist/internal/finding"
+	"joist/rootfs/deb"
 	"joist/rootfs/tree"
 )
 
 // Report is what a finished artefact says of itself.
 type Report struct {
+	Kind       string       `json:"kind"` // iso, netboot, update, template, or system for a bare one
 	Version    string       `json:"version"`
 	BuildID    string       `json:"build_id"`
 	Built      time.Time    `json:"built"`
-	Kernel     string       `json:"kernel"`
-	VerityRoot string       `json:"verity_root"`
-	Modules    int          `json:"modules"` // of the kernel
+	Kernel     string       `json:"kernel,omitempty"`
+	VerityRoot string       `json:"verity_root,omitempty"`
+	Modules    int          `json:"modules,omitempty"` // of the kernel
+	Files      []string     `json:"files,omitempty"`   // of an update bundle
 	Packages   []sbom.Brief `json:"packages"`
 	Answer     string       `json:"answer,omitempty"` // the file as TOML, secrets hidden
 	Findings   finding.List `json:"findings,omitempty"`
 }
 
-// Inspect looks into an ISO file or a system.sqfs and checks the hash tree
-// behind the system.
-func Inspect(name string) (Report, error) {
-	a, err := openArtefact(name)
-	if err != nil {
-		return Report{}, err
-	}
-	defer a.f.Close()
-	r, err := a.report()
+// Inspect looks into an artefact of any kind, a netboot folder among them, and
+// checks the hashes inside. With a key it also checks an update bundle's
+// signature.
+func Inspect(name string, key ed25519.PublicKey) (Report, error) {
+	r, err := inspect(name, key)
 	if err != nil {
 		return r, fmt.Errorf("look into %s: %w", name, err)
 	}
 	return r, nil
+}
+
+func inspect(name string, key ed25519.PublicKey) (r Report, err error) {
+	folder := ""
+	if st, err := os.Stat(name); err == nil && st.IsDir() {
+		folder, name = name, filepath.Join(name, boot.FileSystem)
+	}
+	a, err := openArtefact(name)
+	if errors.Is(err, errNoArtefact) {
+		if r, err := inspectTemplate(name); !errors.Is(err, errNoArtefact) {
+			return r, err
+		}
+	}
+	if err != nil {
+		return r, err
+	}
+	defer a.f.Close()
+	if r, err = a.report(); err != nil {
+		return r, err
+	}
+	switch {
+	case folder != "":
+		r.Kind = string(Netboot)
+		text, err := os.ReadFile(filepath.Join(folder, "manifest.json"))
+		if err != nil {
+			return r, err
+		}
+		return r, r.compareManifest("manifest.json", text, func(file string) (tree.Source, string, error) {
+			f, err := tree.FromFile(filepath.Join(folder, file))
+			return f, file, err
+		})
+	case a.bundle != nil:
+		r.Kind = string(Update)
+		return r, a.reportBundle(&r, key)
+	case a.medium != nil:
+		r.Kind = string(ISO)
+		return r, a.reportMedium(&r)
+	}
+	r.Kind = "system"
+	return r, nil
+}
+
+// reportBundle adds what only a bundle has.
+func (a artefact) reportBundle(r *Report, key ed25519.PublicKey) error {
+	in := io.NewSectionReader(a.f, 0, sizeOf(a.f))
+	x, err := bundle.OpenUnchecked(in)
+	if key != nil {
+		if _, err := in.Seek(0, io.SeekStart); err != nil {
+			return err
+		}
+		if x, err = bundle.Open(in, key); errors.Is(err, bundle.ErrForged) || errors.Is(err, bundle.ErrUnsigned) {
+			r.Findings.Stopf("update-forged", a.f.Name(), "", "%v", err)
+			return nil
+		}
+	}
+	for err == nil {
+		var f bundle.File
+		if f, err = x.Next(); err == nil {
+			r.Files = append(r.Files, fmt.Sprintf("%s %d bytes", f.Name, f.Size))
+		}
+	}
+	if !errors.Is(err, io.EOF) {
+		r.Findings.Stopf("file-differs", a.f.Name(), "build or fetch the artefact again", "%v", err)
+	}
+	if m := a.bundle.Head.Manifest; m.VerityRoot != r.VerityRoot || m.Kernel != r.Kernel || m.BuildID != r.BuildID {
+		r.Findings.Stopf("manifest-differs", a.f.Name(), "build or fetch the artefact again", "its head speaks of another system than the one inside")
+	}
+	return nil
+}
+
+func sizeOf(f *os.File) int64 {
+	st, err := f.Stat()
+	if err != nil {
+		return 0
+	}
+	return st.Size()
 }
 
 func (a artefact) report() (r Report, err error) {
@@ -83,10 +165,7 @@ func (a artefact) report() (r Report, err error) {
 	if r.VerityRoot, err = a.verityRoot(); err != nil {
 		r.Findings.Stopf("verity-damaged", boot.FileSystem, "build or fetch the artefact again", "%v", err)
 	}
-	if a.medium == nil {
-		return r, nil
-	}
-	return r, a.reportMedium(&r)
+	return r, nil
 }
 
 // verityRoot takes the root hash out of the tree behind the image, where its
@@ -112,31 +191,48 @@ func (a artefact) reportMedium(r *Report) error {
 	if err != nil {
 		return err
 	}
-	m, err := boot.DecodeManifest(text)
+	at := map[string]string{boot.FileKernel: "/boot/" + boot.FileKernel, boot.FileInitrd: "/boot/" + boot.FileInitrd, boot.FileSystem: dir + "/" + boot.FileSystem}
+	err = r.compareManifest(dir+"/manifest.json", text, func(file string) (tree.Source, string, error) {
+		n := a.medium.Lookup(at[file])
+		if n == nil || n.Data == nil {
+			return nil, at[file], &fs.PathError{Op: "read", Path: at[file], Err: fs.ErrNotExist}
+		}
+		return n.Data, at[file], nil
+	})
 	if err != nil {
 		return err
-	}
-	if m.VerityRoot != r.VerityRoot || m.Kernel != r.Kernel {
-		r.Findings.Stopf("manifest-differs", dir+"/manifest.json", "build or fetch the artefact again", "it speaks of another system than the one beside it")
-	}
-	for at, name := range map[string]string{"/boot/" + boot.FileKernel: boot.FileKernel, "/boot/" + boot.FileInitrd: boot.FileInitrd, dir + "/" + boot.FileSystem: boot.FileSystem} {
-		n := a.medium.Lookup(at)
-		if n == nil {
-			return &fs.PathError{Op: "read", Path: at, Err: fs.ErrNotExist}
-		}
-		d, err := digestSource(n.Data)
-		if err != nil {
-			return err
-		}
-		if d != m.Files[name] {
-			r.Findings.Stopf("file-differs", at, "build or fetch the artefact again", "it is not what the manifest lists")
-		}
 	}
 	if text, err := a.medium.Read(answerFile); err == nil {
 		x, fl := answer.Load(bytes.NewReader(text), answerFile)
 		r.Findings = append(r.Findings, fl...)
 		r.Findings = append(r.Findings, secretsInside(x, answerFile)...)
 		r.Answer = x.String()
+	}
+	return nil
+}
+
+// compareManifest compares the files of a system with the manifest beside them;
+// find says where each of them is.
+func (r *Report) compareManifest(name string, text []byte, find func(file string) (tree.Source, string, error)) error {
+	m, err := boot.DecodeManifest(text)
+	if err != nil {
+		return err
+	}
+	if m.VerityRoot != r.VerityRoot || m.Kernel != r.Kernel || m.BuildID != r.BuildID {
+		r.Findings.Stopf("manifest-differs", name, "build or fetch the artefact again", "it speaks of another system than the one beside it")
+	}
+	for _, file := range slices.Sorted(maps.Keys(m.Files)) {
+		s, at, err := find(file)
+		if err != nil {
+			return err
+		}
+		d, err := digestSource(s)
+		if err != nil {
+			return err
+		}
+		if d != m.Files[file] {
+			r.Findings.Stopf("file-differs", at, "build or fetch the artefact again", "it is not what the manifest lists")
+		}
 	}
 	return nil
 }
@@ -178,6 +274,48 @@ func digestSource(s tree.Source) (boot.File, error) {
 	return boot.File{Size: n, SHA256: hex.EncodeToString(h.Sum(nil))}, err
 }
 
+// inspectTemplate looks into a template: Debian's own list says what is inside.
+func inspectTemplate(name string) (r Report, err error) {
+	in, done, err := openArchive(name)
+	if err != nil {
+		return r, err
+	}
+	defer done()
+	r.Kind = string(Template)
+	for {
+		h, err := in.Next()
+		switch {
+		case errors.Is(err, io.EOF) && len(r.Packages) > 0:
+			return r, nil
+		case errors.Is(err, io.EOF) || err != nil && len(r.Packages)+len(r.Version) == 0:
+			return r, errNoArtefact
+		case err != nil:
+			r.Findings.Stopf("file-differs", name, "build or fetch the artefact again", "it cannot be read to its end: %v", err)
+			return r, nil
+		}
+		switch path.Clean(h.Name) {
+		case "etc/debian_version":
+			text, err := io.ReadAll(io.LimitReader(in, 64))
+			if err != nil {
+				return r, err
+			}
+			r.Version = "Debian " + strings.TrimSpace(string(text))
+		case "var/lib/dpkg/status":
+			text, err := io.ReadAll(io.LimitReader(in, 64<<20))
+			if err != nil {
+				return r, err
+			}
+			list, err := deb.ParseStanzas(string(text))
+			if err != nil {
+				return r, err
+			}
+			for _, s := range list {
+				r.Packages = append(r.Packages, sbom.Brief{Kind: sbom.Debian, Name: s.Get("Package"), Version: s.Get("Version")})
+			}
+		}
+	}
+}
+
 // Write shows the report to a person; all adds the packages one by one.
 func (r Report) Write(w io.Writer, all bool) error {
 	count := map[sbom.Kind]int{}
@@ -185,8 +323,17 @@ func (r Report) Write(w io.Writer, all bool) error {
 		count[p.Kind]++
 	}
 	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintf(tw, "version\t%s\nbuild\t%s\nbuilt\t%s\nkernel\t%s\nmodules\t%d\npackages\t%d of Debian, %d of Go\nverity root\t%s\n",
-		r.Version, r.BuildID, r.Built.Format(time.RFC3339), r.Kernel, r.Modules, count[sbom.Debian], count[sbom.GoModule], r.VerityRoot)
+	fmt.Fprintf(tw, "kind\t%s\nversion\t%s\n", r.Kind, r.Version)
+	if r.Kernel != "" {
+		fmt.Fprintf(tw, "build\t%s\nbuilt\t%s\nkernel\t%s\nmodules\t%d\n", r.BuildID, r.Built.Format(time.RFC3339), r.Kernel, r.Modules)
+	}
+	fmt.Fprintf(tw, "packages\t%d of Debian, %d of Go\n", count[sbom.Debian], count[sbom.GoModule])
+	if r.VerityRoot != "" {
+		fmt.Fprintf(tw, "verity root\t%s\n", r.VerityRoot)
+	}
+	for _, f := range r.Files {
+		fmt.Fprintf(tw, "file\t%s\n", f)
+	}
 	if all {
 		fmt.Fprintln(tw)
 		for _, p := range r.Packages {

@@ -25,42 +25,18 @@ const (
 	shimDir    = "usr/lib/shim"
 )
 
-// manifestSuffix ends the name of the manifest beside an ISO.
-const manifestSuffix = ".manifest.json"
+// Ends of the names of what accounts for an artefact.
+const (
+	manifestSuffix = ".manifest.json"
+	billSuffix     = ".spdx.json"
+)
 
-// ISO builds the installable image and returns its path.
-func (b *Builder) ISO(ctx context.Context) (string, error) {
-	path, err := b.iso(ctx)
-	return path, explainFull(err, b.o.Out, b.cache)
-}
-
-func (b *Builder) iso(ctx context.Context) (string, error) {
-	text, err := b.answer()
-	if err != nil {
-		return "", err
+// isoFiles writes the installable image.
+func (b *Builder) isoFiles(ctx context.Context, s System) (map[string]string, error) {
+	if err := b.medium(ctx, s, b.answerText); err != nil {
+		return nil, err
 	}
-	if err := b.begin(ctx); err != nil {
-		return "", err
-	}
-	base := b.base()
-	path := filepath.Join(b.o.Out, base+".iso")
-	kind := "iso"
-	if text != nil {
-		kind = "" // what an answer says is a secret, of which no cache keeps a trace
-	}
-	if same, err := b.unchanged(kind); same || err != nil {
-		return path, err
-	}
-	s, err := b.parts(ctx)
-	if err != nil {
-		return "", err
-	}
-	return path, b.o.Sink.Do("write medium", func(func(n, of int64)) error {
-		if err := b.medium(ctx, s, text); err != nil {
-			return err
-		}
-		return b.release(kind, s, base+manifestSuffix, base+".spdx.json", map[string]string{base + ".iso": "medium.iso"})
-	})
+	return map[string]string{b.artefactPath(ISO): "medium.iso"}, nil
 }
 
 // answer reads and checks the answer file before anything long begins.
@@ -125,13 +101,13 @@ func (b *Builder) contents(ctx context.Context, s System, text []byte) (map[stri
 	saved := map[string][]byte{"manifest.json": manifest, "grub.cfg": menu}
 	files := map[string]string{
 		"/boot/vmlinuz": "vmlinuz", "/boot/initrd": "initrd", "/boot/grub/grub.cfg": "grub.cfg", "/boot/bios.img": "core-medium.img", "/efi.img": "efi.img",
-		dir + "/system.sqfs": "system.sqfs", dir + "/manifest.json": "manifest.json", dir + "/boot/grub-core-disk.img": "core-disk.img",
+		dir + "/system.sqfs": "system.sqfs", dir + "/manifest.json": "manifest.json",
 	}
 	if text != nil {
 		saved["answer.toml"], files[answerFile] = text, "answer.toml"
 	}
 	for name, c := range saved {
-		if err := os.WriteFile(filepath.Join(b.work, name), c, 0o644); err != nil {
+		if err := b.saveInWork(name, c); err != nil {
 			return nil, err
 		}
 	}
@@ -139,20 +115,21 @@ func (b *Builder) contents(ctx context.Context, s System, text []byte) (map[stri
 		files[at] = filepath.Join(b.work, local)
 	}
 	for at, from := range map[string]string{
-		dir + "/boot/grub-boot.img": grubPC + "/boot.img",
-		dir + "/boot/shimx64.efi":   shimDir + "/shimx64.efi.signed",
-		dir + "/boot/mmx64.efi":     shimDir + "/mmx64.efi.signed",
-		dir + "/boot/grubx64.efi":   grubSigned + "/grubx64.efi.signed",
-		"/EFI/BOOT/BOOTX64.EFI":     shimDir + "/shimx64.efi.signed",
-		"/EFI/BOOT/mmx64.efi":       shimDir + "/mmx64.efi.signed",
-		"/EFI/BOOT/grubx64.efi":     grubSigned + "/gcdx64.efi.signed",
+		"/EFI/BOOT/BOOTX64.EFI": shimDir + "/shimx64.efi.signed",
+		"/EFI/BOOT/mmx64.efi":   shimDir + "/mmx64.efi.signed",
+		"/EFI/BOOT/grubx64.efi": grubSigned + "/gcdx64.efi.signed",
 	} {
 		files[at] = filepath.Join(b.box.Root, from)
 	}
-	for _, args := range [][]string{boot.MediumCore("/host/work/core-medium.img"), boot.DiskCore("/host/work/core-disk.img")} {
-		if _, err := b.inBox(ctx, "/usr/bin/grub-mkimage", args...); err != nil {
-			return nil, fmt.Errorf("make GRUB's core image: %w", err)
-		}
+	loaders, err := b.slotLoaders(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for name, from := range loaders {
+		files[dir+"/boot/"+name] = from
+	}
+	if err := b.core(ctx, boot.MediumCore("/host/work/core-medium.img")); err != nil {
+		return nil, err
 	}
 	if err := b.efiImage(filepath.Join(b.work, "efi.img")); err != nil {
 		return nil, err
@@ -164,6 +141,30 @@ func (b *Builder) contents(ctx context.Context, s System, text []byte) (map[stri
 		}
 	}
 	return out, nil
+}
+
+// slotLoaders are the loaders that an installed disk starts with: name → file.
+func (b *Builder) slotLoaders(ctx context.Context) (map[string]string, error) {
+	const local = "core-disk.img"
+	if err := b.core(ctx, boot.DiskCore("/host/work/"+local)); err != nil {
+		return nil, err
+	}
+	in := func(rel string) string { return filepath.Join(b.box.Root, rel) }
+	return map[string]string{
+		"grub-boot.img":      in(grubPC + "/boot.img"),
+		"grub-core-disk.img": filepath.Join(b.work, local),
+		"shimx64.efi":        in(shimDir + "/shimx64.efi.signed"),
+		"mmx64.efi":          in(shimDir + "/mmx64.efi.signed"),
+		"grubx64.efi":        in(grubSigned + "/grubx64.efi.signed"),
+	}, nil
+}
+
+// core makes a core image of GRUB for the BIOS.
+func (b *Builder) core(ctx context.Context, args []string) error {
+	if _, err := b.inBox(ctx, "/usr/bin/grub-mkimage", args...); err != nil {
+		return fmt.Errorf("make GRUB's core image: %w", err)
+	}
+	return nil
 }
 
 func (b *Builder) consoles() []string {

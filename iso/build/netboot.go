@@ -13,32 +13,9 @@ import (
 // netbootDir is the folder of the output folder that a server offers.
 const netbootDir = "netboot"
 
-// Netboot builds the folder for machines that start from the network and
-// returns its path.
-func (b *Builder) Netboot(ctx context.Context) (string, error) {
-	path, err := b.netboot(ctx)
-	return path, explainFull(err, b.o.Out, b.cache)
-}
-
-func (b *Builder) netboot(ctx context.Context) (string, error) {
-	path := filepath.Join(b.o.Out, netbootDir)
-	if err := b.begin(ctx); err != nil {
-		return "", err
-	}
-	if same, err := b.unchanged(netbootDir); same || err != nil {
-		return path, err
-	}
-	s, err := b.parts(ctx)
-	if err != nil {
-		return "", err
-	}
-	return path, b.o.Sink.Do("write netboot folder", func(func(n, of int64)) error {
-		files, err := b.netbootFiles(s)
-		if err != nil {
-			return err
-		}
-		return b.release(netbootDir, s, netbootDir+"/manifest.json", netbootDir+"/sbom.spdx.json", files)
-	})
+// netbootFolder writes the folder for machines that start from the network.
+func (b *Builder) netbootFolder(_ context.Context, s System) (map[string]string, error) {
+	return b.netbootFiles(s)
 }
 
 // netbootFiles puts the files into the work folder: name in the output folder →

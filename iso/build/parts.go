@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"maps"
 	"os"
@@ -26,14 +25,17 @@ import (
 // wraps when nothing changed; the others are for those who go back and forth.
 const keepSystems = 3
 
-// begin loads the lock and looks up what earlier builds left. Where they
-// compiled all programs, the build id is known.
-func (b *Builder) begin(ctx context.Context) error {
+// begin loads the lock and, where a system is wrapped, looks up what earlier
+// builds left. Where they compiled all programs, the build id is known.
+func (b *Builder) begin(ctx context.Context, wraps bool) error {
 	if err := b.loadLock(ctx); err != nil {
 		return err
 	}
 	if b.o.Again != nil {
-		return b.sameInputs(ctx)
+		return b.sameInputs(ctx, wraps)
+	}
+	if !wraps {
+		return nil
 	}
 	if err := b.lookUp(ctx); err != nil {
 		return err
@@ -108,17 +110,25 @@ func (b *Builder) buildID() string {
 // systemKey names all that the system's bytes depend on: the build id, and the
 // builder that runs, which may be older than the sources.
 func (b *Builder) systemKey() (string, error) {
-	f, err := os.Open("/proc/self/exe")
+	self, err := b.self()
+	if err != nil {
+		return "", err
+	}
+	sum := sha256.Sum256([]byte(b.id + " " + self))
+	return hex.EncodeToString(sum[:])[:16], nil
+}
+
+// self names the builder that runs.
+func (b *Builder) self() (string, error) {
+	if b.selfSum != "" {
+		return b.selfSum, nil
+	}
+	d, err := describe("/proc/self/exe")
 	if err != nil {
 		return "", fmt.Errorf("read the builder itself: %w", err)
 	}
-	defer f.Close()
-	h := sha256.New()
-	fmt.Fprintln(h, b.id)
-	if _, err := io.Copy(h, f); err != nil {
-		return "", fmt.Errorf("read the builder itself: %w", err)
-	}
-	return hex.EncodeToString(h.Sum(nil))[:16], nil
+	b.selfSum = d.SHA256
+	return d.SHA256, nil
 }
 
 // systemRecord lies beside the files of a kept system.
@@ -210,21 +220,18 @@ func (b *Builder) keepSystem(ctx context.Context, s System) {
 		if err := pruneOldest(parent, keepSystems-1); err != nil {
 			return err
 		}
-		tmp, err := os.MkdirTemp(parent, newEntry)
-		if err != nil {
-			return err
-		}
-		defer removeAll(tmp) // after the rename there is none of that name
-		for name, from := range s.files() {
-			if err := linkOrCopy(from, filepath.Join(tmp, name)); err != nil {
-				return err
-			}
-		}
-		if err := os.WriteFile(filepath.Join(tmp, recordFile), record, 0o644); err != nil {
-			return err
-		}
 		to := filepath.Join(parent, key)
-		return errors.Join(removeAll(to), os.Rename(tmp, to))
+		if err := removeAll(to); err != nil {
+			return err
+		}
+		return fillEntry(parent, to, func(tmp string) error {
+			for name, from := range s.files() {
+				if err := linkOrCopy(from, filepath.Join(tmp, name)); err != nil {
+					return err
+				}
+			}
+			return os.WriteFile(filepath.Join(tmp, recordFile), record, 0o644)
+		})
 	})
 	b.cacheFailed("system", err)
 }

@@ -2,6 +2,7 @@ package build
 
 import (
 	"bytes"
+	"crypto/ed25519"
 	"crypto/sha256"
 	"debug/buildinfo"
 	"encoding/hex"
@@ -10,9 +11,13 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"joist/image/boot"
 	"joist/image/sbom"
@@ -24,7 +29,8 @@ import (
 // that they were made from.
 type Manifest struct {
 	boot.Manifest
-	Inputs Inputs `json:"inputs"`
+	Inputs     Inputs            `json:"inputs"`
+	Signatures map[string]string `json:"signatures,omitempty"` // those inside artefacts, by artefact, in hexadecimal digits
 }
 
 // Inputs are what one build was made from. The same inputs give the same bytes.
@@ -46,41 +52,102 @@ type Input struct {
 	Sets    []string `json:"sets"`
 }
 
-// manifest is that of this build.
-func (b *Builder) manifest(m boot.Manifest) ([]byte, error) {
+// manifest is that of this build's system.
+func (b *Builder) manifest(m boot.Manifest, signatures map[string]string) ([]byte, error) {
 	if err := m.Validate(); err != nil {
 		return nil, err
 	}
 	m.Built = m.Built.UTC().Truncate(time.Second)
-	lock := sha256.Sum256(b.lockText)
-	out := Manifest{Manifest: m, Inputs: Inputs{Epoch: b.built.Unix(), Config: b.cfg, Lock: hex.EncodeToString(lock[:]), Go: b.gotool.version, Sources: b.keys, Programs: map[string]string{}}}
+	in := b.inputsOf(setImage)
+	in.Sources = b.keys
 	for name, c := range b.bins {
 		sum := sha256.Sum256(c)
-		out.Inputs.Programs[name] = hex.EncodeToString(sum[:])
+		in.Programs[name] = hex.EncodeToString(sum[:])
 	}
+	return encode(Manifest{Manifest: m, Inputs: in, Signatures: signatures})
+}
+
+// inputsOf are those that every artefact has: of the packages, one set and the
+// tools.
+func (b *Builder) inputsOf(set string) Inputs {
+	lock := sha256.Sum256(b.lockText)
+	in := Inputs{Epoch: b.built.Unix(), Config: b.cfg, Lock: hex.EncodeToString(lock[:]), Go: b.gotool.version, Programs: map[string]string{}}
 	for _, p := range b.lock.Packages {
-		if slices.Contains(p.Sets, setImage) || slices.Contains(p.Sets, setTools) {
-			out.Inputs.Packages = append(out.Inputs.Packages, Input{p.Name, p.Version, p.SHA256, p.Sets})
+		if slices.Contains(p.Sets, set) || slices.Contains(p.Sets, setTools) {
+			in.Packages = append(in.Packages, Input{p.Name, p.Version, p.SHA256, p.Sets})
 		}
 	}
-	text, err := json.MarshalIndent(out, "", "  ")
+	return in
+}
+
+func encode(v any) ([]byte, error) {
+	text, err := json.MarshalIndent(v, "", "  ")
 	return append(text, '\n'), err
+}
+
+// sign makes the signature inside an artefact: nil where there is no key. What
+// is made again has the one it had.
+func (b *Builder) sign(artefact string, message []byte) ([]byte, error) {
+	if b.o.Again != nil {
+		sig, err := hex.DecodeString(b.o.Signed[artefact])
+		if err != nil || len(sig) == 0 {
+			return nil, err
+		}
+		return sig, nil
+	}
+	if b.key == nil {
+		return nil, nil
+	}
+	sig := ed25519.Sign(b.key, message)
+	if b.signatures == nil {
+		b.signatures = map[string]string{}
+	}
+	b.signatures[artefact] = hex.EncodeToString(sig)
+	return sig, nil
+}
+
+// signaturesOf are those that a manifest lists: this build's, and those of other
+// artefacts of the same system that an earlier build put beside it.
+func (b *Builder) signaturesOf(manifest string) map[string]string {
+	if manifest != b.base()+manifestSuffix {
+		return nil
+	}
+	out := map[string]string{}
+	var old Manifest
+	text, err := os.ReadFile(filepath.Join(b.o.Out, manifest))
+	if err == nil && json.Unmarshal(text, &old) == nil && old.BuildID == b.id {
+		maps.Copy(out, old.Signatures)
+	}
+	maps.Copy(out, b.signatures)
+	return out
+}
+
+// saveInWork writes a file of the work folder.
+func (b *Builder) saveInWork(name string, content []byte) error {
+	return os.WriteFile(filepath.Join(b.work, name), content, 0o644)
 }
 
 // billFile is where an image holds its own bill of materials.
 const billFile = "/usr/lib/joist/sbom.spdx.json"
 
-// bill is the bill of materials: Debian's packages, and the Go modules that the
-// programs say they are made of.
-func (b *Builder) bill(root *tree.Node) ([]byte, error) {
-	d := sbom.Document{Name: b.base(), BuildID: b.id, Version: b.cfg.Version, Created: b.built}
-	for _, p := range b.lock.Set(setImage) {
-		text, err := root.Read("/usr/share/doc/" + p.Name + "/copyright")
+// debianBill lists Debian's packages of a set; read returns a file of the tree
+// that they are in.
+func (b *Builder) debianBill(set string, read func(path string) ([]byte, error)) []sbom.Package {
+	var out []sbom.Package
+	for _, p := range b.lock.Set(set) {
+		text, err := read("/usr/share/doc/" + p.Name + "/copyright")
 		if err != nil {
 			text = nil // the package has none, or one of a package that stays out
 		}
-		d.Packages = append(d.Packages, sbom.Package{Kind: sbom.Debian, Name: p.Name, Version: p.Version, Arch: p.Arch, SHA256: p.SHA256, Copyright: text})
+		out = append(out, sbom.Package{Kind: sbom.Debian, Name: p.Name, Version: p.Version, Arch: p.Arch, SHA256: p.SHA256, Copyright: text})
 	}
+	return out
+}
+
+// bill is the bill of materials: Debian's packages, and the Go modules that the
+// programs say they are made of.
+func (b *Builder) bill(root *tree.Node) ([]byte, error) {
+	d := sbom.Document{Name: b.base(), BuildID: b.id, Version: b.cfg.Version, Created: b.built, Packages: b.debianBill(setImage, root.Read)}
 	modules := map[string]string{"stdlib": strings.TrimPrefix(b.gotool.version, "go")}
 	for name, c := range b.bins {
 		info, err := buildinfo.Read(bytes.NewReader(c))
@@ -103,28 +170,6 @@ func (b *Builder) bill(root *tree.Node) ([]byte, error) {
 // base begins the names of this version's artefacts.
 func (b *Builder) base() string { return fmt.Sprintf("joist-%s-amd64", b.cfg.Version) }
 
-// release publishes artefacts (name → file in the work folder) with what
-// accounts for them: manifest and bill are the names of these two. The result
-// is noted under a kind, "" for not at all.
-func (b *Builder) release(kind string, s System, manifest, bill string, files map[string]string) error {
-	text, err := b.manifest(s.Manifest)
-	if err != nil {
-		return err
-	}
-	for name, text := range map[string][]byte{manifest: text, bill: s.Bill} {
-		local := "release-" + filepath.Base(name)
-		if err := os.WriteFile(filepath.Join(b.work, local), text, 0o644); err != nil {
-			return err
-		}
-		files[name] = local
-	}
-	sums, err := b.out.publish(files, b.key)
-	if err == nil && kind != "" && b.o.Again == nil {
-		b.cacheFailed("results", b.noteResult(kind, sums))
-	}
-	return err
-}
-
 // result is what a build of certain inputs gave.
 type result struct {
 	Sums map[string]string // file in the output folder → hash
@@ -133,21 +178,34 @@ type result struct {
 
 func (b *Builder) results() blobs { return blobs{filepath.Join(b.cache, "results")} }
 
-func (b *Builder) resultKey(kind string) (string, error) {
-	system, err := b.systemKey()
+// resultKey names all that an artefact's bytes depend on.
+func (b *Builder) resultKey(kind Kind) (string, error) {
+	inputs := b.systemKey
+	if kind == Template {
+		inputs = b.templateKey
+	}
+	key, err := inputs()
 	if err != nil {
 		return "", err
 	}
-	sum := sha256.Sum256(fmt.Appendf(nil, "%s %q", system, kind))
+	var public []byte
+	if b.key != nil {
+		public, _ = b.key.Public().(ed25519.PublicKey)
+	}
+	sum := sha256.Sum256(fmt.Appendf(nil, "%s %q %x", key, kind, public))
 	return hex.EncodeToString(sum[:]), nil
 }
 
-func (b *Builder) noteResult(kind string, sums map[string]string) error {
+func (b *Builder) noteResult(kind Kind, sums map[string]string) error {
 	key, err := b.resultKey(kind)
 	if err != nil {
 		return err
 	}
-	text, err := json.Marshal(result{sums, b.said})
+	r := result{Sums: sums}
+	if kind != Template {
+		r.Said = b.said
+	}
+	text, err := json.Marshal(r)
 	if err != nil {
 		return err
 	}
@@ -156,8 +214,8 @@ func (b *Builder) noteResult(kind string, sums map[string]string) error {
 
 // unchanged reports whether the output folder holds, byte for byte, what this
 // build would make.
-func (b *Builder) unchanged(kind string) (bool, error) {
-	if b.id == "" || b.key != nil {
+func (b *Builder) unchanged(kind Kind) (bool, error) {
+	if b.o.Again != nil || b.id == "" && kind != Template {
 		return false, nil
 	}
 	key, err := b.resultKey(kind)
@@ -170,20 +228,48 @@ func (b *Builder) unchanged(kind string) (bool, error) {
 		return false, nil
 	}
 	list, err := os.ReadFile(filepath.Join(b.o.Out, sumsFile))
-	if err != nil {
+	if err != nil || !b.signedWithKey(list) {
 		return false, nil
 	}
-	err = b.o.Sink.Do("compare with the last build", func(func(n, of int64)) error {
-		for name, sum := range r.Sums {
-			d, err := describe(filepath.Join(b.o.Out, name))
-			if ok = err == nil && d.SHA256 == sum && strings.Contains("\n"+string(list), "\n"+sum+"  "+name+"\n"); !ok {
-				return nil
-			}
-		}
-		return nil
+	err = b.o.Sink.Do("compare "+string(kind)+" with the last build", func(func(n, of int64)) error {
+		ok, err = b.holds(r.Sums, string(list))
+		return err
 	})
 	if ok {
 		b.o.Say(r.Said)
 	}
 	return ok, err
+}
+
+// signedWithKey reports whether the list has the signature that this build
+// would give it.
+func (b *Builder) signedWithKey(list []byte) bool {
+	if b.key == nil {
+		return true
+	}
+	sig, err := os.ReadFile(filepath.Join(b.o.Out, sigFile))
+	return err == nil && bytes.Equal(sig, ed25519.Sign(b.key, list))
+}
+
+// holds reports whether all files are in the output folder, and in its list.
+func (b *Builder) holds(sums map[string]string, list string) (bool, error) {
+	var differs atomic.Bool
+	var g errgroup.Group
+	g.SetLimit(runtime.GOMAXPROCS(0))
+	for name, sum := range sums {
+		g.Go(func() error {
+			if !strings.Contains("\n"+list, "\n"+sum+"  "+name+"\n") {
+				differs.Store(true)
+			}
+			if differs.Load() {
+				return nil
+			}
+			if d, err := describe(filepath.Join(b.o.Out, name)); err != nil || d.SHA256 != sum {
+				differs.Store(true)
+			}
+			return nil
+		})
+	}
+	err := g.Wait()
+	return !differs.Load(), err
 }

@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -153,13 +154,13 @@ func TestUnchanged(t *testing.T) {
 	}
 	is := func(what string, want bool) {
 		t.Helper()
-		if got, err := b.unchanged("iso"); err != nil || got != want {
+		if got, err := b.unchanged(ISO); err != nil || got != want {
 			t.Errorf("%s: unchanged %v, %v", what, got, err)
 		}
 	}
 	fill()
 	is("before anything was built", false)
-	if err := b.noteResult("iso", map[string]string{"x.iso": hash}); err != nil {
+	if err := b.noteResult(ISO, map[string]string{"x.iso": hash}); err != nil {
 		t.Fatal(err)
 	}
 	is("as it was built", true)
@@ -192,6 +193,45 @@ func TestPruneOldest(t *testing.T) {
 	}
 	if got := names(t, dir); !slices.Equal(got, []string{"a", "b"}) {
 		t.Errorf("left are %v", got)
+	}
+}
+
+func TestBoundFiles(t *testing.T) {
+	dir := t.TempDir()
+	now := time.Now()
+	for i, name := range []string{"a/oldest", "b", "a/c", "a/used"} {
+		at := filepath.Join(dir, name)
+		if err := os.MkdirAll(filepath.Dir(at), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		put(t, at, "12345")
+		when := now.Add(time.Duration(i-3) * 2 * time.Hour)
+		if err := os.Chtimes(at, when, when); err != nil {
+			t.Fatal(err)
+		}
+	}
+	left := func() (out []string) {
+		if err := walkFiles(dir, func(name string, _ fs.FileInfo) error {
+			out = append(out, strings.TrimPrefix(name, dir+"/"))
+			return nil
+		}); err != nil {
+			t.Fatal(err)
+		}
+		return out
+	}
+	for _, c := range []struct {
+		limit int64
+		want  []string
+	}{{20, []string{"a/c", "a/oldest", "a/used", "b"}}, {15, []string{"a/c", "a/used", "b"}}, {14, []string{"a/c", "a/used"}}, {0, []string{"a/used"}}} {
+		if err := boundFiles(dir, c.limit, now.Add(-inUse)); err != nil {
+			t.Fatal(err)
+		}
+		if got := left(); !slices.Equal(got, c.want) {
+			t.Errorf("of at most %d bytes are left %v, want %v", c.limit, got, c.want)
+		}
+	}
+	if err := boundFiles(filepath.Join(dir, "absent"), 0, now); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -2,18 +2,24 @@ package build
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/klauspost/compress/zstd"
 
+	"joist/image/sbom"
 	"joist/internal/run"
 	"joist/rootfs/sandbox"
+	"joist/rootfs/tree"
 	"joist/rootfs/unpack"
 )
 
@@ -28,6 +34,8 @@ export DEBIAN_FRONTEND=noninteractive DEBCONF_NONINTERACTIVE_SEEN=true
 printf '#!/bin/sh\nexit 101\n' > /usr/sbin/policy-rc.d
 chmod 755 /usr/sbin/policy-rc.d
 : > /var/lib/dpkg/status
+# dpkg leaves folders that are there as they are.
+sh /host/work/folders
 opts='--force-depends --force-confnew --force-unsafe-io --log=/dev/null'
 cd /host/debs
 dpkg $opts --install $(cat /host/work/essential)
@@ -49,39 +57,139 @@ tar --create --file=/host/work/template.tar --numeric-owner --sort=name --mtime=
   --exclude=./host --exclude=./proc/* --exclude=./sys/* --exclude=./dev/* --exclude=./run/* --exclude=./tmp/* --directory=/ .
 `
 
-// Template builds a configured Debian for containers and returns its path.
-func (b *Builder) Template(ctx context.Context, name string) (string, error) {
-	if name != "debian" {
-		return "", fmt.Errorf("build template %q: only debian is known", name)
-	}
-	path, err := b.template(ctx)
-	return path, explainFull(err, b.o.Out, b.cache)
+// templateDebian is the template that is known.
+const templateDebian = "debian"
+
+const templateSuffix = ".tar.zst"
+
+func (b *Builder) templateName() string {
+	return fmt.Sprintf("debian-13-standard_%s-1_amd64", b.cfg.Version)
 }
 
-func (b *Builder) template(ctx context.Context) (string, error) {
-	if err := b.loadLock(ctx); err != nil {
-		return "", err
-	}
-	if err := b.prepare(ctx, setGuest); err != nil {
-		return "", err
-	}
-	root := filepath.Join(b.work, "template")
-	if err := b.unpackTemplate(ctx, root); err != nil {
-		return "", err
-	}
-	err := b.o.Sink.Do("configure template", func(func(n, of int64)) error { return b.configureTemplate(ctx, root) })
+// keepTemplates is how many built templates are kept.
+const keepTemplates = 2
+
+// templateKey names all that the template's bytes depend on.
+func (b *Builder) templateKey() (string, error) {
+	self, err := b.self()
 	if err != nil {
 		return "", err
 	}
-	out := fmt.Sprintf("debian-13-standard_%s-1_amd64.tar.zst", b.cfg.Version)
-	err = b.o.Sink.Do("compress template", func(func(n, of int64)) error {
-		if err := compress(filepath.Join(b.work, "template.tar"), filepath.Join(b.work, "template.tar.zst")); err != nil {
+	sum := sha256.Sum256([]byte(b.templateID() + " " + self))
+	return hex.EncodeToString(sum[:])[:16], nil
+}
+
+// template brings the template into the work folder: from the cache, or built.
+func (b *Builder) template(ctx context.Context) (files map[string]string, bill []byte, err error) {
+	const local, billLocal = "template" + templateSuffix, "template" + billSuffix
+	files = map[string]string{b.artefactPath(Template): local}
+	if b.o.Again != nil {
+		bill, err = b.buildTemplate(ctx, filepath.Join(b.work, local))
+		return files, bill, err
+	}
+	key, err := b.templateKey()
+	if err != nil {
+		return nil, nil, err
+	}
+	dir := filepath.Join(b.cache, "template", key)
+	if bill, err = b.keptTemplate(dir, local, billLocal); err == nil {
+		return files, bill, nil
+	}
+	if bill, err = b.buildTemplate(ctx, filepath.Join(b.work, local)); err != nil {
+		return nil, nil, err
+	}
+	err = b.withCache(ctx, "template", func(parent string) error {
+		if err := errors.Join(removeAll(dir), pruneOldest(parent, keepTemplates-1)); err != nil {
 			return err
 		}
-		_, err := b.out.publish(map[string]string{out: "template.tar.zst"}, b.key)
-		return err
+		return fillEntry(parent, dir, func(tmp string) error {
+			d, err := describe(filepath.Join(b.work, local))
+			if err != nil {
+				return err
+			}
+			return errors.Join(linkOrCopy(filepath.Join(b.work, local), filepath.Join(tmp, local)),
+				os.WriteFile(filepath.Join(tmp, billLocal), bill, 0o644), os.WriteFile(filepath.Join(tmp, recordFile), []byte(d.SHA256), 0o644))
+		})
 	})
-	return filepath.Join(b.o.Out, out), err
+	b.cacheFailed("template", err)
+	return files, bill, nil
+}
+
+// keptTemplate links a kept template into the work folder. A damaged one is as
+// if it were not there.
+func (b *Builder) keptTemplate(dir, local, billLocal string) (bill []byte, err error) {
+	if _, err := os.Stat(dir); err != nil {
+		return nil, err
+	}
+	return bill, b.o.Sink.Do("reuse template", func(func(n, of int64)) error {
+		sum, err := os.ReadFile(filepath.Join(dir, recordFile))
+		if err != nil {
+			return err
+		}
+		d, err := describe(filepath.Join(dir, local))
+		if err == nil && d.SHA256 != string(sum) {
+			err = errors.New("it is damaged")
+		}
+		if err != nil {
+			return err
+		}
+		if bill, err = os.ReadFile(filepath.Join(dir, billLocal)); err != nil {
+			return err
+		}
+		now := time.Now()
+		_ = os.Chtimes(dir, now, now) // the time of last use
+		return linkOrCopy(filepath.Join(dir, local), filepath.Join(b.work, local))
+	})
+}
+
+// buildTemplate makes the archive and returns its bill of materials.
+func (b *Builder) buildTemplate(ctx context.Context, to string) ([]byte, error) {
+	if err := b.prepare(ctx, setGuest); err != nil {
+		return nil, err
+	}
+	root := filepath.Join(b.work, "template")
+	if err := b.unpackTemplate(ctx, root); err != nil {
+		return nil, err
+	}
+	err := b.o.Sink.Do("configure template", func(func(n, of int64)) error { return b.configureTemplate(ctx, root) })
+	if err != nil {
+		return nil, err
+	}
+	err = b.o.Sink.Do("compress template", func(func(n, of int64)) error { return compress(filepath.Join(b.work, "template.tar"), to) })
+	if err != nil {
+		return nil, err
+	}
+	in, err := os.OpenRoot(root)
+	if err != nil {
+		return nil, err
+	}
+	defer in.Close()
+	d := sbom.Document{Name: b.templateName(), BuildID: b.templateID(), Version: b.cfg.Version, Created: b.built,
+		Packages: b.debianBill(setGuest, func(p string) ([]byte, error) { return in.ReadFile(strings.TrimPrefix(p, "/")) })}
+	return d.Encode()
+}
+
+// templateID names the template's inputs, but not the builder.
+func (b *Builder) templateID() string {
+	h := sha256.New()
+	fmt.Fprintln(h, b.cfg.Version, b.built.Unix(), b.sandboxKey())
+	for _, p := range b.lock.Set(setGuest) {
+		fmt.Fprintln(h, p.Name, p.SHA256)
+	}
+	return hex.EncodeToString(h.Sum(nil))[:16]
+}
+
+// TemplateManifest accounts for a template.
+type TemplateManifest struct {
+	Name    string    `json:"name"`
+	BuildID string    `json:"build_id"`
+	Version string    `json:"version"`
+	Built   time.Time `json:"built"`
+	Inputs  Inputs    `json:"inputs"`
+}
+
+func (b *Builder) templateManifest() ([]byte, error) {
+	return encode(TemplateManifest{Name: b.templateName(), BuildID: b.templateID(), Version: b.cfg.Version, Built: b.built, Inputs: b.inputsOf(setGuest)})
 }
 
 // unpackTemplate lays the files out so that dpkg and a shell can run; dpkg
@@ -103,7 +211,13 @@ func (b *Builder) unpackTemplate(ctx context.Context, root string) error {
 		if err := os.Mkdir(root, 0o755); err != nil {
 			return err
 		}
+		if err := os.Chmod(root, 0o755); err != nil { // whatever the umask is
+			return err
+		}
 		if err := t.WriteDir(root); err != nil {
+			return err
+		}
+		if err := os.WriteFile(filepath.Join(b.work, "folders"), []byte(folders(t)), 0o644); err != nil {
 			return err
 		}
 		if err := sandbox.Prepare(root); err != nil {
@@ -120,6 +234,31 @@ func (b *Builder) unpackTemplate(ctx context.Context, root string) error {
 		}
 		return writeLists(b.work, essential, others)
 	})
+}
+
+// folders is a script that gives the tree's folders their owners, and modes
+// that only their owners may set.
+func folders(t *tree.Node) string {
+	var s strings.Builder
+	_ = t.Walk(func(p string, n *tree.Node) error {
+		if !n.Mode.IsDir() {
+			return nil
+		}
+		mode, quoted := n.Mode.Perm(), "'"+strings.ReplaceAll(p, "'", `'\''`)+"'"
+		if n.UID != 0 || n.GID != 0 {
+			fmt.Fprintf(&s, "chown %d:%d %s\n", n.UID, n.GID, quoted)
+		}
+		for bit, set := range map[fs.FileMode]fs.FileMode{fs.ModeSetuid: 0o4000, fs.ModeSetgid: 0o2000, fs.ModeSticky: 0o1000} {
+			if n.Mode&bit != 0 {
+				mode |= set
+			}
+		}
+		if mode != 0o755 {
+			fmt.Fprintf(&s, "chmod %04o %s\n", mode, quoted)
+		}
+		return nil
+	})
+	return s.String()
 }
 
 func writeLists(dir string, essential, others []unpack.Package) error {
@@ -223,7 +362,8 @@ func compress(from, to string) error {
 	}
 	defer r.Close()
 	return writeFile(to, func(f *os.File) error {
-		z, err := zstd.NewWriter(f, zstd.WithEncoderLevel(zstd.SpeedBetterCompression))
+		// The number of goroutines is part of the format: with one, blocks end elsewhere.
+		z, err := zstd.NewWriter(f, zstd.WithEncoderLevel(zstd.SpeedBetterCompression), zstd.WithEncoderConcurrency(2))
 		if err != nil {
 			return err
 		}

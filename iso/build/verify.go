@@ -1,7 +1,6 @@
 package build
 
 import (
-	"bytes"
 	"context"
 	"crypto/ed25519"
 	"crypto/sha256"
@@ -9,7 +8,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"maps"
 	"os"
@@ -19,79 +17,161 @@ import (
 
 	"joist/image/boot"
 	"joist/internal/finding"
-	"joist/rootfs/tree"
 )
 
 // Account is what an artefact's folder says of it.
 type Account struct {
-	Name     string // of the artefact below the folder
-	Dir      string
-	SHA256   string
-	Signed   bool // the key that was given made the list's signature
-	Manifest Manifest
+	Name    string // of the artefact below the folder
+	Dir     string
+	Kind    Kind         // "" for a file that no build makes by itself
+	Signed  bool         // the key that was given made the list's signature
+	Differs finding.List // the artefact is not the one that the list names
+	Inputs  Inputs
+	Made    map[string]string // signatures inside artefacts, by artefact
+}
+
+// kindOf tells from an artefact's name what it is, and the name of the manifest
+// that accounts for it.
+func kindOf(name string) (k Kind, manifest string) {
+	for suffix, k := range map[string]Kind{".iso": ISO, ".update": Update, templateSuffix: Template} {
+		if base, ok := strings.CutSuffix(name, suffix); ok {
+			return k, base + manifestSuffix
+		}
+	}
+	if name == netbootDir || strings.HasPrefix(name, netbootDir+"/") {
+		return Netboot, netbootDir + "/manifest.json"
+	}
+	return "", ""
+}
+
+// sums is SHA256SUMS of a folder.
+type sums struct{ dir, text string }
+
+// openSums finds the list that an artefact is in: beside it, or, for a file of a
+// folder that was published as a whole, beside that.
+func openSums(name string) (s sums, artefact string, err error) {
+	abs, err := filepath.Abs(name)
+	if err != nil {
+		return s, "", err
+	}
+	s.dir, artefact = filepath.Dir(abs), filepath.Base(abs)
+	text, err := os.ReadFile(filepath.Join(s.dir, sumsFile))
+	for up := 0; errors.Is(err, fs.ErrNotExist) && up < 2; up++ {
+		s.dir, artefact = filepath.Dir(s.dir), filepath.Base(s.dir)+"/"+artefact
+		text, err = os.ReadFile(filepath.Join(s.dir, sumsFile))
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		err = fmt.Errorf("there is no %s beside it", sumsFile)
+	}
+	s.text = string(text)
+	return s, artefact, err
+}
+
+// signed compares the list with its signature.
+func (s sums) signed(key ed25519.PublicKey, fl *finding.List) error {
+	sig, err := os.ReadFile(filepath.Join(s.dir, sigFile))
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		fl.Stopf("sums-unsigned", sumsFile, "fetch "+sigFile+" from whoever built the artefact", "it has no signature")
+	case err != nil:
+		return err
+	case !ed25519.Verify(key, []byte(s.text), sig):
+		fl.Stopf("sums-forged", sumsFile, "fetch both files again; if that does not help, do not trust the artefact", "its signature was not made with the key that was given")
+	}
+	return nil
+}
+
+// check compares a file with the list.
+func (s sums) check(file string, fl *finding.List) error {
+	d, err := describe(filepath.Join(s.dir, file))
+	if err != nil {
+		return err
+	}
+	switch sumOf(s.text, file) {
+	case "":
+		fl.Stopf("sum-missing", file, "verify it in the folder that it was built into, under its own name", "%s does not list it", sumsFile)
+	case d.SHA256:
+	default:
+		fl.Stopf("sum-differs", file, "fetch or build it again", "it is not the file that %s lists", sumsFile)
+	}
+	return nil
+}
+
+// files are those that the list has of an artefact: itself, or what is in it.
+func (s sums) files(artefact string) []string {
+	if st, err := os.Stat(filepath.Join(s.dir, artefact)); err != nil || !st.IsDir() {
+		return []string{artefact}
+	}
+	var out []string
+	for line := range strings.Lines(s.text) {
+		if _, name, ok := strings.Cut(strings.TrimSuffix(line, "\n"), "  "); ok && strings.HasPrefix(name, artefact+"/") {
+			out = append(out, name)
+		}
+	}
+	return out
 }
 
 // CheckSums compares an artefact with SHA256SUMS beside it, and that with its
-// signature where a key is given.
+// signature where a key is given. An artefact that differs is no error yet: the
+// account says so, and Rebuild finds out where.
 func CheckSums(name string, key ed25519.PublicKey) (Account, error) {
-	a := Account{Name: filepath.Base(name), Dir: filepath.Dir(name)}
-	list, err := os.ReadFile(filepath.Join(a.Dir, sumsFile))
-	if errors.Is(err, fs.ErrNotExist) { // a file of a folder that was published as a whole
-		abs, e := filepath.Abs(a.Dir)
-		if e != nil {
-			return a, e
-		}
-		a.Dir, a.Name = filepath.Dir(abs), filepath.Base(abs)+"/"+a.Name
-		list, err = os.ReadFile(filepath.Join(a.Dir, sumsFile))
+	a, err := checkSums(name, key)
+	var fe *finding.Error
+	if err != nil && !errors.As(err, &fe) {
+		err = fmt.Errorf("verify %s: %w", name, err)
 	}
-	if err != nil {
-		return a, fmt.Errorf("verify %s: %w", name, err)
+	return a, err
+}
+
+func checkSums(name string, key ed25519.PublicKey) (a Account, err error) {
+	var s sums
+	if s, a.Name, err = openSums(name); err != nil {
+		return a, err
 	}
+	a.Dir = s.dir
 	var fl finding.List
 	if key != nil {
-		sig, err := os.ReadFile(filepath.Join(a.Dir, sigFile))
-		switch {
-		case errors.Is(err, fs.ErrNotExist):
-			fl.Stopf("sums-unsigned", sumsFile, "fetch "+sigFile+" from whoever built the artefact", "it has no signature")
-		case err != nil:
-			return a, fmt.Errorf("verify %s: %w", name, err)
-		case !ed25519.Verify(key, list, sig):
-			fl.Stopf("sums-forged", sumsFile, "fetch both files again; if that does not help, do not trust the artefact", "its signature was not made with the key that was given")
+		if err := s.signed(key, &fl); err != nil {
+			return a, err
 		}
-		a.Signed = !fl.Stops()
-	}
-	check := func(file string) (string, error) {
-		d, err := describe(filepath.Join(a.Dir, file))
-		if err != nil {
-			return "", err
+		if a.Signed = !fl.Stops(); !a.Signed {
+			return a, fl.Err()
 		}
-		switch want := sumOf(string(list), file); want {
-		case "":
-			fl.Stopf("sum-missing", file, "verify it in the folder that it was built into, under its own name", "%s does not list it", sumsFile)
-		case d.SHA256:
-		default:
-			fl.Stopf("sum-differs", file, "fetch or build it again", "it is not the file that %s lists", sumsFile)
+	}
+	files := s.files(a.Name)
+	if len(files) == 0 {
+		fl.Stopf("sum-missing", a.Name, "verify it in the folder that it was built into, under its own name", "%s lists nothing in it", sumsFile)
+	}
+	for _, f := range files {
+		if err := s.check(f, &a.Differs); err != nil {
+			return a, err
 		}
-		return d.SHA256, nil
 	}
-	if a.SHA256, err = check(a.Name); err != nil {
-		return a, fmt.Errorf("verify %s: %w", name, err)
-	}
-	base, isISO := strings.CutSuffix(a.Name, ".iso")
-	if !isISO {
+	var manifest string
+	if a.Kind, manifest = kindOf(a.Name); a.Kind == "" {
+		fl = append(fl, a.Differs...)
 		return a, fl.Err()
 	}
-	if _, err := check(base + manifestSuffix); err != nil {
-		return a, fmt.Errorf("verify %s: %w", name, err)
+	// All else follows from the manifest: it must be the one that was listed.
+	if err := s.check(manifest, &fl); err != nil {
+		return a, err
 	}
-	text, err := os.ReadFile(filepath.Join(a.Dir, base+manifestSuffix))
+	if fl.Stops() {
+		return a, append(fl, a.Differs...).Err()
+	}
+	var m struct {
+		Inputs     Inputs            `json:"inputs"`
+		Signatures map[string]string `json:"signatures"`
+	}
+	text, err := os.ReadFile(filepath.Join(a.Dir, manifest))
 	if err == nil {
-		err = json.Unmarshal(text, &a.Manifest)
+		err = json.Unmarshal(text, &m)
 	}
 	if err != nil {
-		return a, fmt.Errorf("read manifest of %s: %w", name, err)
+		return a, fmt.Errorf("read %s: %w", manifest, err)
 	}
-	return a, fl.Err()
+	a.Inputs, a.Made = m.Inputs, m.Signatures
+	return a, nil
 }
 
 // sumOf returns the hash that SHA256SUMS lists for a file, "" for none.
@@ -104,46 +184,115 @@ func sumOf(list, file string) string {
 	return ""
 }
 
-// Rebuild makes an ISO again from the sources in o.Source and compares. Nothing
-// that an earlier build made is taken, only packages by their hash. The first
-// file that differs is a finding.
+// Rebuild makes an artefact again from the sources in o.Source and compares.
+// Nothing that an earlier build made is taken, only packages by their hash. The
+// first file that differs is a finding.
 func Rebuild(ctx context.Context, a Account, o Options) error {
-	name := filepath.Join(a.Dir, a.Name)
-	old, err := openArtefact(name)
-	if err != nil {
-		return err
-	}
-	defer old.f.Close()
-	if old.medium == nil {
-		return fmt.Errorf("verify %s: only an ISO can be built again", name)
+	if a.Kind == "" {
+		return fmt.Errorf("verify %s: no build makes it by itself, so that it cannot be made again", a.Name)
 	}
 	tmp, err := os.MkdirTemp("", "joist-verify-*")
 	if err != nil {
 		return err
 	}
 	defer os.RemoveAll(tmp)
-	if text, err := old.medium.Read(answerFile); err == nil {
-		o.Answer = filepath.Join(tmp, "answer.toml")
-		if err := os.WriteFile(o.Answer, text, 0o600); err != nil {
+	o.Out, o.Again, o.Signed, o.Locked, o.Key = filepath.Join(tmp, "out"), &a.Inputs, a.Made, true, ""
+	if a.Kind == ISO {
+		if o.Answer, err = answerOf(filepath.Join(a.Dir, a.Name), tmp); err != nil {
 			return err
 		}
 	}
-	o.Out, o.Again, o.Locked, o.Key = filepath.Join(tmp, "out"), &a.Manifest.Inputs, true, ""
 	b, err := New(ctx, o)
 	if err != nil {
 		return err
 	}
-	path, err := b.ISO(ctx)
+	_, err = b.Make(ctx, a.Kind)
 	if err == nil {
-		err = compareMedia(old, path)
+		err = a.compare(o.Out, b.artefactPath(a.Kind))
 	}
 	return errors.Join(err, b.Close())
 }
 
-// sameInputs stops a rebuild that could only differ, and says why.
-func (b *Builder) sameInputs(ctx context.Context) error {
-	if err := b.nameSources(ctx); err != nil {
-		return err
+// answerOf takes the answer out of a medium: with it, the medium is made again.
+// One that is too damaged to be looked into gives none.
+func answerOf(medium, dir string) (string, error) {
+	old, err := openArtefact(medium)
+	if err != nil {
+		return "", nil
+	}
+	defer old.f.Close()
+	text, err := old.medium.Read(answerFile)
+	if err != nil {
+		return "", nil
+	}
+	name := filepath.Join(dir, "answer.toml")
+	return name, os.WriteFile(name, text, 0o600)
+}
+
+// compare names the first file in which the artefact differs from the one in
+// dir that was made again.
+func (a Account) compare(dir, name string) error {
+	var first string
+	var err error
+	if a.Kind == Netboot {
+		first, err = a.compareFolder(dir)
+	} else {
+		first, err = compareFiles(filepath.Join(a.Dir, a.Name), filepath.Join(dir, name))
+	}
+	if err != nil {
+		return fmt.Errorf("compare %s: %w", a.Name, err)
+	}
+	fl := slices.Clone(a.Differs)
+	if first != "" {
+		hint := "if sources, lock and Go are the same, report this: an image must not depend on who builds it"
+		if len(fl) > 0 {
+			hint = "" // it was changed after it was built
+		}
+		fl.Stopf("rebuild-differs", first, hint, "it differs from what the same inputs give")
+	}
+	return fl.Err()
+}
+
+// compareFolder compares what the list has of the folder; what else is made is
+// missing.
+func (a Account) compareFolder(dir string) (string, error) {
+	s := sums{dir: a.Dir}
+	made, err := os.ReadFile(filepath.Join(dir, sumsFile))
+	if err != nil {
+		return "", err
+	}
+	s.text = string(made)
+	files := []string{a.Name}
+	if a.Name == netbootDir {
+		files = sums{dir, s.text}.files(netbootDir)
+	}
+	for _, f := range files {
+		if strings.HasSuffix(f, "/manifest.json") {
+			continue // compared with the list already; it names the inputs, not what they give
+		}
+		if _, err := os.Stat(filepath.Join(a.Dir, f)); errors.Is(err, fs.ErrNotExist) {
+			return f, nil
+		}
+		at, err := compareFiles(filepath.Join(a.Dir, f), filepath.Join(dir, f))
+		switch {
+		case err != nil:
+			return "", err
+		case at != "" && filepath.Base(f) == boot.FileSystem:
+			return netbootDir + "/" + at, nil
+		case at != "":
+			return f, nil
+		}
+	}
+	return "", nil
+}
+
+// sameInputs stops a rebuild that could only differ, and says why. A system has
+// programs, a template has none.
+func (b *Builder) sameInputs(ctx context.Context, programs bool) error {
+	if programs {
+		if err := b.nameSources(ctx); err != nil {
+			return err
+		}
 	}
 	want := b.o.Again
 	var fl finding.List
@@ -162,109 +311,3 @@ func (b *Builder) sameInputs(ctx context.Context) error {
 	}
 	return fl.Err()
 }
-
-// compareMedia names the first file in which two media differ.
-func compareMedia(old artefact, name string) error {
-	mine, err := openArtefact(name)
-	if err != nil {
-		return err
-	}
-	defer mine.f.Close()
-	same, err := equalContent(section{io.NewSectionReader(old.f, 0, sizeOf(old.f))}, section{io.NewSectionReader(mine.f, 0, sizeOf(mine.f))})
-	if same || err != nil {
-		return err
-	}
-	var fl finding.List
-	const hint = "if sources, lock and Go are the same, report this: an image must not depend on who builds it"
-	at, err := firstDifference(old.system, mine.system)
-	if err == nil && at != "" {
-		at = boot.FileSystem + ": " + at
-	}
-	if err == nil && at == "" {
-		at, err = firstDifference(old.medium, mine.medium)
-	}
-	if err != nil {
-		return err
-	}
-	if at == "" {
-		at = "what surrounds the files (boot records, partition table)"
-	}
-	fl.Stopf("rebuild-differs", at, hint, "it differs from what the same inputs give")
-	return fl.Err()
-}
-
-func sizeOf(f *os.File) int64 {
-	st, err := f.Stat()
-	if err != nil {
-		return 0
-	}
-	return st.Size()
-}
-
-// firstDifference returns the first path, in the order of the tree, at which
-// two trees differ: "" when they do not.
-func firstDifference(a, b *tree.Node) (string, error) {
-	var first string
-	note := func(p string) error {
-		if first == "" || p < first {
-			first = p
-		}
-		return nil
-	}
-	for _, pair := range [][2]*tree.Node{{a, b}, {b, a}} {
-		err := pair[0].Walk(func(p string, x *tree.Node) error {
-			y := pair[1].Lookup(p)
-			if y == nil || x.Mode != y.Mode || x.UID != y.UID || x.GID != y.GID || x.Target != y.Target || x.Major != y.Major || x.Minor != y.Minor || !maps.Equal(x.Xattrs, y.Xattrs) {
-				return note(p)
-			}
-			if x.Data == nil || y.Data == nil || first != "" {
-				return nil
-			}
-			same, err := equalContent(x.Data, y.Data)
-			if err != nil {
-				return fmt.Errorf("compare %s: %w", p, err)
-			}
-			if !same {
-				return note(p)
-			}
-			return nil
-		})
-		if err != nil {
-			return "", err
-		}
-	}
-	return first, nil
-}
-
-func equalContent(a, b tree.Source) (same bool, err error) {
-	if a.Size() != b.Size() {
-		return false, nil
-	}
-	x, err := a.Open()
-	if err != nil {
-		return false, err
-	}
-	defer x.Close()
-	y, err := b.Open()
-	if err != nil {
-		return false, err
-	}
-	defer y.Close()
-	const step = 1 << 20
-	p, q := make([]byte, step), make([]byte, step)
-	for {
-		n, err := io.ReadFull(x, p)
-		m, err2 := io.ReadFull(y, q)
-		if !bytes.Equal(p[:n], q[:m]) {
-			return false, nil
-		}
-		if ended(err) && ended(err2) {
-			return true, nil
-		}
-		if err := errors.Join(err, err2); err != nil {
-			return false, err
-		}
-	}
-}
-
-func ended(err error) bool { return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) }

@@ -4,14 +4,22 @@ import (
 	"bytes"
 	"crypto/ed25519"
 	"crypto/x509"
+	"encoding/binary"
 	"encoding/json"
 	"encoding/pem"
+	"maps"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
+	"joist/image/boot"
+	"joist/image/bundle"
 	"joist/internal/finding"
+	"joist/iso/media"
 	"joist/rootfs/tree"
 )
 
@@ -84,8 +92,9 @@ func published(t *testing.T) (dir string, pub ed25519.PublicKey) {
 	}
 	put(t, filepath.Join(o.work, "iso"), "medium")
 	put(t, filepath.Join(o.work, "m"), string(m))
+	put(t, filepath.Join(o.work, "m2"), string(m))
 	put(t, filepath.Join(o.work, "f"), "initrd")
-	if _, err := o.publish(map[string]string{"x.iso": "iso", "x.manifest.json": "m", "netboot/initrd": "f"}, key); err != nil {
+	if _, err := o.publish(map[string]string{"x.iso": "iso", "x.manifest.json": "m", "netboot/grub/initrd": "f", "netboot/manifest.json": "m2"}, key); err != nil {
 		t.Fatal(err)
 	}
 	return dir, pub
@@ -95,20 +104,33 @@ func TestCheckSums(t *testing.T) {
 	dir, pub := published(t)
 	name := filepath.Join(dir, "x.iso")
 	a, err := CheckSums(name, pub)
-	if err != nil || !a.Signed || a.Manifest.Inputs.Go != "go1" {
+	if err != nil || !a.Signed || a.Inputs.Go != "go1" {
 		t.Fatalf("%+v, %v", a, err)
 	}
 	if a, err := CheckSums(name, nil); err != nil || a.Signed {
 		t.Errorf("without a key: %+v, %v", a, err)
 	}
-	if a, err := CheckSums(filepath.Join(dir, "netboot", "initrd"), pub); err != nil || !a.Signed || a.Name != "netboot/initrd" {
-		t.Errorf("a file of a folder: %+v, %v", a, err)
+	for _, name := range []string{"netboot/grub/initrd", "netboot"} {
+		if a, err := CheckSums(filepath.Join(dir, name), pub); err != nil || !a.Signed || a.Name != name || a.Kind != Netboot || len(a.Differs) > 0 {
+			t.Errorf("%s: %+v, %v", name, a, err)
+		}
+	}
+	if _, err := CheckSums(filepath.Join(dir, "absent.iso"), pub); err == nil || !strings.Contains(err.Error(), "absent.iso: no such file") {
+		t.Errorf("what is not there: %v", err)
+	}
+	put(t, filepath.Join(dir, "other.iso"), "medium")
+	if a, err := CheckSums(filepath.Join(dir, "other.iso"), pub); err == nil {
+		t.Errorf("what the list does not name: %+v", a)
+	}
+	put(t, name, "medivm") // found out, and left to Rebuild
+	a, err = CheckSums(name, pub)
+	if err != nil || !a.Differs.Stops() || !strings.Contains(a.Differs.Err().Error(), "sum-differs") {
+		t.Errorf("a flipped byte: %v, %v", a.Differs, err)
 	}
 	for what, c := range map[string]struct {
 		spoil func(dir string)
 		want  string
 	}{
-		"a flipped byte":       {func(d string) { put(t, filepath.Join(d, "x.iso"), "medivm") }, "sum-differs"},
 		"another manifest":     {func(d string) { put(t, filepath.Join(d, "x.manifest.json"), "{}") }, "sum-differs"},
 		"another list":         {func(d string) { put(t, filepath.Join(d, sumsFile), "") }, "sums-forged"},
 		"no signature":         {func(d string) { os.Remove(filepath.Join(d, sigFile)) }, "sums-unsigned"},
@@ -168,6 +190,105 @@ func TestFirstDifference(t *testing.T) {
 	}
 }
 
+// wrapped are artefacts around one small system: an ISO without boot records, an
+// update bundle, a netboot folder and a template.
+func wrapped(t *testing.T, dir string) {
+	t.Helper()
+	root := tree.New()
+	noise := make([]byte, 1<<18)
+	for i, r := 0, rand.New(rand.NewPCG(1, 2)); i < len(noise); i++ {
+		noise[i] = byte(r.Uint32())
+	}
+	for p, text := range map[string]string{"/a": "a", "/b/x": string(noise), "/c": strings.Repeat("c", 1<<17)} {
+		if err := root.AddFile(p, 0o644, tree.Bytes(text)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	b := &Builder{cfg: Defaults(), id: "0123456789abcdef", built: time.Unix(1750000000, 0), work: dir, cache: t.TempDir(), o: Options{Say: func(finding.List) {}}}
+	b.cfg.Image.Compression = 1
+	s := b.inWork()
+	if err := b.squash(t.Context(), root, boot.FileSystem, func(n, of int64) {}); err != nil {
+		t.Fatal(err)
+	}
+	var err error
+	s.Manifest = boot.Manifest{BuildID: b.id, Version: "1.0.0", Built: b.built, Kernel: "6.12", Files: map[string]boot.File{}}
+	if s.Manifest.VerityRoot, err = b.verity(s.Squash); err != nil {
+		t.Fatal(err)
+	}
+	put(t, s.Kernel, "kernel")
+	put(t, s.Initrd, "initrd")
+	files := map[string]tree.Source{}
+	var content []bundle.Content
+	for name, at := range s.files() {
+		if s.Manifest.Files[name], err = describe(at); err != nil {
+			t.Fatal(err)
+		}
+		f, err := tree.FromFile(at)
+		if err != nil {
+			t.Fatal(err)
+		}
+		files["/joist/"+b.id+"/"+name] = f
+		content = append(content, bundle.Content{Name: name, Data: f})
+	}
+	slices.SortFunc(content, func(a, b bundle.Content) int { return strings.Compare(a.Name, b.Name) })
+	if err := writeFile(filepath.Join(dir, "x.update"), func(f *os.File) error {
+		return bundle.Write(f, s.Manifest, content, func([]byte) ([]byte, error) { return nil, nil })
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if err := writeFile(filepath.Join(dir, "x.tar"), func(f *os.File) error { return root.WriteTar(f, b.built) }); err != nil {
+		t.Fatal(err)
+	}
+	if err := compress(filepath.Join(dir, "x.tar"), filepath.Join(dir, "x"+templateSuffix)); err != nil {
+		t.Fatal(err)
+	}
+	// What looks enough like GRUB for a medium to be planned.
+	core, hybrid := bytes.Repeat([]byte{0xab, 1, 2}, 20001), bytes.Repeat([]byte{0x90}, 512)
+	binary.LittleEndian.PutUint16(core[2558:], 0x820)
+	hybrid[510], hybrid[511] = 0x55, 0xaa
+	files["/bios.img"], files["/efi.img"] = tree.Bytes(core), tree.Bytes(bytes.Repeat([]byte("efi "), 20000))
+	spec := media.Spec{Files: files, VolumeID: "JOIST", Application: "JOIST 1.0.0 BUILD 0123456789ABCDEF", Date: b.built, BIOS: "/bios.img", EFI: "/efi.img",
+		HybridMBR: tree.Bytes(hybrid), DiskGUID: "00112233-4455-6677-8899-AABBCCDDEEFF"}
+	if err := writeFile(filepath.Join(dir, "x.iso"), func(f *os.File) error { return media.Write(t.Context(), f, spec) }); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A byte that was changed after the build is found, and where it lies is named.
+func TestCompareFiles(t *testing.T) {
+	good := t.TempDir()
+	wrapped(t, good)
+	for _, name := range []string{"x.iso", "x.update", "x" + templateSuffix, boot.FileSystem, boot.FileKernel} {
+		text, err := os.ReadFile(filepath.Join(good, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if at, err := compareFiles(filepath.Join(good, name), filepath.Join(good, name)); at != "" || err != nil {
+			t.Errorf("%s differs from itself in %q, %v", name, at, err)
+		}
+		found := map[string]bool{}
+		for i := range 25 {
+			bad := bytes.Clone(text)
+			bad[i*(len(bad)-1)/24] ^= 0x10
+			old := filepath.Join(t.TempDir(), name)
+			put(t, old, string(bad))
+			at, err := compareFiles(old, filepath.Join(good, name))
+			if at == "" || err != nil {
+				t.Errorf("%s, byte %d: %q, %v", name, i*(len(bad)-1)/24, at, err)
+			}
+			found[at] = true
+		}
+		want := map[string]string{"x.iso": "system.sqfs: /", "x.update": "system.sqfs: /", "x" + templateSuffix: "./", boot.FileSystem: "its hash tree", boot.FileKernel: boot.FileKernel}[name]
+		if !slices.ContainsFunc(slices.Collect(maps.Keys(found)), func(at string) bool { return strings.Contains(at, want) }) {
+			t.Errorf("%s: none of %v has %q", name, slices.Sorted(maps.Keys(found)), want)
+		}
+		put(t, filepath.Join(good, "cut"+name), string(text[:len(text)/2]))
+		if at, err := compareFiles(filepath.Join(good, "cut"+name), filepath.Join(good, name)); at == "" || err != nil {
+			t.Errorf("%s cut in the middle: %q, %v", name, at, err)
+		}
+	}
+}
+
 func TestSameInputs(t *testing.T) {
 	o := options(t)
 	var in Inputs
@@ -178,14 +299,14 @@ func TestSameInputs(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer b.Close()
-	err = b.sameInputs(t.Context())
+	err = b.sameInputs(t.Context(), true)
 	var fe *finding.Error
 	if err == nil || !strings.Contains(err.Error(), "lock-differs") || !strings.Contains(err.Error(), "go-differs") {
 		t.Fatalf("%T %v", fe, err)
 	}
 	in.Go = b.gotool.version
 	in.Sources = map[string]string{"joistd": b.keys["joistd"], "joist": "x"}
-	if err := b.sameInputs(t.Context()); err == nil || !strings.Contains(err.Error(), "cmd/joist:") || strings.Contains(err.Error(), "cmd/joistd:") {
+	if err := b.sameInputs(t.Context(), true); err == nil || !strings.Contains(err.Error(), "cmd/joist:") || strings.Contains(err.Error(), "cmd/joistd:") {
 		t.Errorf("other sources of joist: %v", err)
 	}
 }

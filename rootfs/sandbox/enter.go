@@ -46,6 +46,9 @@ func enter(fd string) error {
 	if err := unix.CloseRange(uint(n), math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC); err != nil && !errors.Is(err, unix.ENOSYS) && !errors.Is(err, unix.EINVAL) {
 		return fmt.Errorf("close descriptors: %w", err)
 	}
+	// Programs in here make files as on any Debian, whatever umask the person
+	// who builds has.
+	unix.Umask(0o022)
 	for i, m := range mounts(o) {
 		err := m.do()
 		if i == 0 && (errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES)) {
@@ -118,8 +121,9 @@ func mounts(o order) []mount {
 	for _, k := range [][2]string{{"fd", "/proc/self/fd"}, {"stdin", "/proc/self/fd/0"}, {"stdout", "/proc/self/fd/1"}, {"stderr", "/proc/self/fd/2"}} {
 		l = append(l, mount{target: in("/dev/" + k[0]), link: k[1]})
 	}
-	for _, t := range []string{"/tmp", "/run", "/var/tmp", "/host"} {
-		l = append(l, mount{fstype: "tmpfs", source: "tmpfs", target: in(t), flags: unix.MS_NOSUID | unix.MS_NODEV, data: "mode=0777"})
+	// The modes are Debian's: an archive made in here has them.
+	for _, t := range [][2]string{{"/tmp", "1777"}, {"/run", "0755"}, {"/var/tmp", "1777"}, {"/host", "0755"}} {
+		l = append(l, mount{fstype: "tmpfs", source: "tmpfs", target: in(t[0]), flags: unix.MS_NOSUID | unix.MS_NODEV, data: "mode=" + t[1]})
 	}
 	for _, b := range o.Binds {
 		st, err := os.Stat(b.Host)

@@ -37,7 +37,7 @@ func tree(t *testing.T) Sandbox {
 	if err := Prepare(root); err != nil {
 		t.Fatal(err)
 	}
-	for _, p := range []string{"sh", "cat", "id", "ls", "sleep", "touch"} {
+	for _, p := range []string{"sh", "cat", "id", "ls", "sleep", "touch", "stat"} {
 		at, err := exec.LookPath(p)
 		if err != nil {
 			t.Skipf("no %s here", p)
@@ -103,6 +103,7 @@ func copyProgram(t *testing.T, root, from, to string) {
 
 func TestRun(t *testing.T) {
 	s := tree(t)
+	defer syscall.Umask(syscall.Umask(0o077)) // of the person who builds
 	in, out := t.TempDir(), t.TempDir()
 	if err := os.WriteFile(filepath.Join(in, "f"), []byte("from outside"), 0o644); err != nil {
 		t.Fatal(err)
@@ -122,6 +123,7 @@ func TestRun(t *testing.T) {
 		{name: "devices", script: `echo x >/dev/null; ls -A /dev; cat /dev/stdin`, stdin: "in", want: "fd full null random stderr stdin stdout urandom zero in"},
 		{name: "exit status", script: `exit 7`, exit: 7},
 		{name: "killed", script: `kill -9 $$; kill -15 $$; exit 3`, exit: 3}, // the first process of a PID namespace is spared by itself
+		{name: "modes of Debian", script: `umask; : >/tmp/x; stat -c %a /tmp /var/tmp /run /host /tmp/x`, want: "0022 1777 1777 755 755 644"},
 		{name: "stdin", script: `cat`, stdin: "typed", want: "typed"},
 		{name: "folder and environment", script: `echo $PWD $A`, want: "/host/out 1\n"},
 	} {

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -276,5 +277,39 @@ func TestWriteDir(t *testing.T) {
 	}
 	if _, err := FromFile(filepath.Join(dir, "absent")); err == nil {
 		t.Error("FromFile of nothing")
+	}
+}
+
+// What is written has the modes of the tree, not those that the umask leaves.
+func TestWriteDirModes(t *testing.T) {
+	defer syscall.Umask(syscall.Umask(0o077))
+	root := New()
+	want := map[string]fs.FileMode{
+		"/root": fs.ModeDir | 0o700, "/tmp": fs.ModeDir | fs.ModeSticky | 0o777, "/usr": fs.ModeDir | 0o755, "/var/local": fs.ModeDir | fs.ModeSetgid | 0o775,
+		"/closed": fs.ModeDir | 0o555, "/closed/file": 0o444, "/usr/program": 0o755,
+	}
+	for p, m := range want {
+		n := &Node{Mode: m}
+		if m.IsRegular() {
+			n.Data = Bytes("x")
+		}
+		if err := root.Set(p, n); err != nil {
+			t.Fatal(err)
+		}
+	}
+	dir := t.TempDir()
+	for _, p := range []string{"/usr", "/closed"} { // a folder that is there is like any other
+		if err := os.Mkdir(filepath.Join(dir, p), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := root.WriteDir(dir); err != nil {
+		t.Fatal(err)
+	}
+	want["/closed"], want["/closed/file"] = fs.ModeDir|0o755, 0o644 // for whoever must write and remove
+	for p, m := range want {
+		if st, err := os.Lstat(filepath.Join(dir, p)); err != nil || st.Mode() != m {
+			t.Errorf("%s is %v, want %v (%v)", p, st.Mode(), m, err)
+		}
 	}
 }

@@ -129,19 +129,20 @@ func unixMode(m fs.FileMode) uint32 {
 	return u
 }
 
-// WriteDir writes the tree below an empty folder of the building machine.
-// Owners, devices and attributes are left out: the folder is for programs
-// that run in the sandbox, not for an image.
+// WriteDir writes the tree below an empty folder of the building machine, with
+// the tree's modes whatever the umask is. Owners, devices and attributes are
+// left out, and with them what a mode gives for the owner's sake: the folder is
+// for programs that run in the sandbox, not for an image. Its owner may always
+// write to it.
 func (n *Node) WriteDir(dir string) error {
 	return n.Walk(func(p string, c *Node) error {
 		at := filepath.Join(dir, p)
 		switch {
 		case c.Mode.IsDir():
-			err := os.Mkdir(at, 0o755)
-			if os.IsExist(err) {
-				return nil
+			if err := os.Mkdir(at, 0o700); err != nil && !os.IsExist(err) {
+				return err
 			}
-			return err
+			return os.Chmod(at, c.Mode&(fs.ModePerm|fs.ModeSetgid|fs.ModeSticky)|0o700)
 		case c.Mode&fs.ModeSymlink != 0:
 			return os.Symlink(c.Target, at)
 		case c.Mode.IsRegular():
@@ -152,8 +153,12 @@ func (n *Node) WriteDir(dir string) error {
 }
 
 func writeOut(at string, c *Node) error {
-	f, err := os.OpenFile(at, os.O_CREATE|os.O_EXCL|os.O_WRONLY, c.Mode.Perm()|0o600)
+	f, err := os.OpenFile(at, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
 	if err != nil {
+		return err
+	}
+	if err := f.Chmod(c.Mode.Perm() | 0o600); err != nil {
+		f.Close()
 		return err
 	}
 	if c.Data != nil {

@@ -1,0 +1,243 @@
+package build
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"path/filepath"
+	"slices"
+)
+
+// Kind is a kind of artefact.
+type Kind string
+
+// The kinds. Template is one of its own; the others wrap the same system.
+const (
+	ISO      Kind = "iso"
+	Netboot  Kind = "netboot"
+	Update   Kind = "update"
+	Template Kind = "template"
+)
+
+// wrapper makes one kind of artefact.
+type wrapper struct {
+	kind Kind
+	step string
+	// files puts the artefact into the work folder and returns its files: name
+	// in the output folder → name in the work folder.
+	files func(b *Builder, ctx context.Context, s System) (map[string]string, error)
+}
+
+// wrappers are all kinds that wrap a system, in the order in which they are
+// made.
+var wrappers = []wrapper{
+	{ISO, "write medium", (*Builder).isoFiles},
+	{Netboot, "write netboot folder", (*Builder).netbootFolder},
+	{Update, "write update bundle", (*Builder).updateFiles},
+}
+
+// Kinds are all kinds, in the order in which they are made.
+func Kinds() []Kind {
+	var out []Kind
+	for _, w := range wrappers {
+		out = append(out, w.kind)
+	}
+	return append(out, Template)
+}
+
+// artefactPath is the artefact's name in the output folder.
+func (b *Builder) artefactPath(k Kind) string {
+	switch k {
+	case Netboot:
+		return netbootDir
+	case Template:
+		return b.templateName() + templateSuffix
+	}
+	return b.base() + "." + string(k)
+}
+
+// papers are the names of the manifest and the bill of materials that account
+// for an artefact.
+func (b *Builder) papers(k Kind) (manifest, bill string) {
+	base := b.base()
+	switch k {
+	case Netboot:
+		return netbootDir + "/manifest.json", netbootDir + "/sbom.spdx.json"
+	case Template:
+		base = b.templateName()
+	}
+	return base + manifestSuffix, base + billSuffix
+}
+
+// Make builds artefacts and returns their paths. What they share is made once,
+// and all of them are published together: one that fails leaves the former ones
+// as they were.
+func (b *Builder) Make(ctx context.Context, kinds ...Kind) ([]string, error) {
+	for _, k := range kinds {
+		if !slices.Contains(Kinds(), k) {
+			return nil, fmt.Errorf("build %q: there is no such kind of artefact", k)
+		}
+	}
+	if err := b.make(ctx, kinds); err != nil {
+		return nil, explainFull(err, b.o.Out, b.cache)
+	}
+	var out []string
+	for _, k := range kinds {
+		out = append(out, filepath.Join(b.o.Out, b.artefactPath(k)))
+	}
+	return out, nil
+}
+
+func (b *Builder) make(ctx context.Context, kinds []Kind) (err error) {
+	if slices.Contains(kinds, ISO) {
+		if b.answerText, err = b.answer(); err != nil {
+			return err
+		}
+	}
+	wraps := slices.ContainsFunc(kinds, func(k Kind) bool { return k != Template })
+	if err := b.begin(ctx, wraps); err != nil {
+		return err
+	}
+	r := release{kinds: map[Kind]map[string]string{}}
+	todo, err := b.changed(kinds)
+	if err != nil || len(todo) == 0 {
+		return err
+	}
+	if slices.ContainsFunc(todo, func(k Kind) bool { return k != Template }) {
+		if r.system, err = b.parts(ctx); err != nil {
+			return err
+		}
+	}
+	for _, w := range wrappers {
+		if !slices.Contains(todo, w.kind) {
+			continue
+		}
+		err := b.o.Sink.Do(w.step, func(func(n, of int64)) (err error) {
+			r.kinds[w.kind], err = w.files(b, ctx, r.system)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+	}
+	if slices.Contains(todo, Template) {
+		if r.kinds[Template], r.templateBill, err = b.template(ctx); err != nil {
+			return err
+		}
+	}
+	if err := b.o.Sink.Do("publish", func(func(n, of int64)) error { return b.release(r) }); err != nil {
+		return err
+	}
+	b.boundCache(ctx)
+	return nil
+}
+
+// changed leaves out the kinds that the output folder holds already.
+func (b *Builder) changed(kinds []Kind) (todo []Kind, err error) {
+	for _, k := range kinds {
+		same := false
+		if k != ISO || b.answerText == nil { // of an answer's secrets no cache keeps a trace
+			if same, err = b.unchanged(k); err != nil {
+				return nil, err
+			}
+		}
+		if !same && !slices.Contains(todo, k) {
+			todo = append(todo, k)
+		}
+	}
+	return todo, nil
+}
+
+// release is what a build publishes.
+type release struct {
+	system       System
+	templateBill []byte
+	kinds        map[Kind]map[string]string // files of each: name in the output folder → in the work folder
+}
+
+// release publishes artefacts with what accounts for them, and notes the
+// results for the next build.
+func (b *Builder) release(r release) error {
+	all := map[string]string{}
+	for k, files := range r.kinds {
+		papers, err := b.accountFor(k, r)
+		if err != nil {
+			return err
+		}
+		maps.Copy(files, papers)
+		maps.Copy(all, files)
+	}
+	sums, err := b.out.publish(all, b.key)
+	if err != nil || b.o.Again != nil {
+		return err
+	}
+	for k, files := range r.kinds {
+		if k == ISO && b.answerText != nil {
+			continue
+		}
+		of := map[string]string{}
+		for name := range files {
+			of[name] = sums[name]
+		}
+		b.cacheFailed("results", b.noteResult(k, of))
+	}
+	return nil
+}
+
+// accountFor writes manifest and bill of an artefact into the work folder.
+func (b *Builder) accountFor(k Kind, r release) (map[string]string, error) {
+	manifest, bill := b.papers(k)
+	text, materials := []byte(nil), r.system.Bill
+	var err error
+	if k == Template {
+		materials = r.templateBill
+		text, err = b.templateManifest()
+	} else {
+		text, err = b.manifest(r.system.Manifest, b.signaturesOf(manifest))
+	}
+	if err != nil {
+		return nil, err
+	}
+	files := map[string]string{}
+	for name, content := range map[string][]byte{manifest: text, bill: materials} {
+		files[name] = "release-" + string(k) + "-" + filepath.Base(name)
+		if err := b.saveInWork(files[name], content); err != nil {
+			return nil, err
+		}
+	}
+	return files, nil
+}
+
+// errNoKind: no artefact was asked for.
+var errNoKind = errors.New("name at least one kind of artefact")
+
+// ParseKinds reads what stands behind `joist build`: kinds, "all", and behind
+// "template" the name of one.
+func ParseKinds(words []string) ([]Kind, error) {
+	var out []Kind
+	for i, w := range words {
+		k := Kind(w)
+		switch {
+		case w == "all":
+			out = append(out, Kinds()...)
+		case slices.Contains(Kinds(), k):
+			out = append(out, k)
+		case i > 0 && words[i-1] == string(Template) && w == templateDebian:
+		case i > 0 && words[i-1] == string(Template):
+			return nil, fmt.Errorf("there is no template %q, only %s", w, templateDebian)
+		default:
+			return nil, fmt.Errorf("there is no artefact %q", w)
+		}
+	}
+	if len(out) == 0 {
+		return nil, errNoKind
+	}
+	var once []Kind
+	for _, k := range out {
+		if !slices.Contains(once, k) {
+			once = append(once, k)
+		}
+	}
+	return once, nil
+}
