@@ -10,8 +10,8 @@ import (
 
 	clusterapi "joist/hypervisor/server/cluster"
 	"joist/image/boot"
+	"joist/system/bootdisk"
 	"joist/system/cmdline"
-	"joist/system/slot"
 )
 
 // healthEvery is how long the gate waits between two looks.
@@ -21,32 +21,23 @@ const healthEvery = 5 * time.Second
 // healthy: the API answers (the caller has seen to that) and every storage is
 // active. Until then the boot menu counts the slot's tries down and falls
 // back by itself.
-func markGood(ctx context.Context, log *slog.Logger, proc string, storages clusterapi.StorageLister) {
-	b, err := os.ReadFile(filepath.Join(proc, "cmdline"))
-	if err != nil {
-		return // no node: a test, or a daemon started by hand
-	}
-	o, err := cmdline.Parse(string(b))
-	if err != nil || o.Slot == "" {
-		return
-	}
-	x, err := boot.ParseSlot(o.Slot)
-	if err != nil {
+func markGood(ctx context.Context, log *slog.Logger, system *bootdisk.System, storages clusterapi.StorageLister) {
+	if system == nil {
 		return
 	}
 	said := ""
 	for {
 		err := healthy(ctx, storages)
 		if err == nil {
-			err = (slot.Disk{GUID: o.Disk}).MarkGood(x)
+			err = system.MarkGood(func(f string, a ...any) { log.Warn(fmt.Sprintf(f, a...)) })
 		}
 		if err == nil {
-			log.Info("slot is good", "slot", o.Slot)
+			log.Info("slot is good", "slot", system.Slot)
 			return
 		}
 		if err.Error() != said {
 			said = err.Error()
-			log.Warn("slot is not yet good", "slot", o.Slot, "why", err)
+			log.Warn("slot is not yet good", "slot", system.Slot, "why", err)
 		}
 		select {
 		case <-ctx.Done():
@@ -54,6 +45,25 @@ func markGood(ctx context.Context, log *slog.Logger, proc string, storages clust
 		case <-time.After(healthEvery):
 		}
 	}
+}
+
+// booted is the system that this node runs, nil where there is none: a test, or
+// a daemon started by hand.
+func booted(proc string) *bootdisk.System {
+	b, err := os.ReadFile(filepath.Join(proc, "cmdline"))
+	if err != nil {
+		return nil
+	}
+	o, err := cmdline.Parse(string(b))
+	if err != nil || o.Slot == "" {
+		return nil
+	}
+	x, err := boot.ParseSlot(o.Slot)
+	if err != nil {
+		return nil
+	}
+	s := bootdisk.Running(o.Disk, x)
+	return &s
 }
 
 func healthy(ctx context.Context, storages clusterapi.StorageLister) error {

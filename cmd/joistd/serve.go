@@ -108,7 +108,7 @@ func serveOnce(ctx context.Context, log *slog.Logger, p *paths) (err error) {
 		log.Warn("announce API", "err", err)
 	}
 	log.Info("API is up", "address", public.Addr().String(), "after", time.Since(begun).Round(time.Millisecond))
-	go markGood(run, log, filepath.Join(p.sys, "proc"), storages)
+	go markGood(run, log, booted(filepath.Join(p.sys, "proc")), storages)
 	select {
 	case err = <-ended:
 		cancel()

@@ -256,3 +256,97 @@ func TestVolumes(t *testing.T) {
 		t.Error("missing loaders were accepted")
 	}
 }
+
+func TestBootOrder(t *testing.T) {
+	for _, c := range []struct {
+		old, want string
+		at        int
+	}{{"", "N.", 0}, {"", "N.", 1}, {"a.b.", "N.a.b.", 0}, {"a.b.", "a.N.b.", 1}, {"a.N.", "N.a.", 0}, {"N.a.", "a.N.", 1}, {"a.b", "N.a.", 0}} {
+		if got := BootOrder([]byte(c.old), '.'<<8|'N', c.at); string(got) != c.want {
+			t.Errorf("%q at %d: %q", c.old, c.at, got)
+		}
+	}
+	if got := WithoutEntry([]byte("a.N.b."), '.'<<8|'N'); string(got) != "a.b." {
+		t.Errorf("%q", got)
+	}
+}
+
+func TestLoadOption(t *testing.T) {
+	p := disk.Partition{Number: 2, Start: 2 << 20, Size: 1 << 30, GUID: "00112233-4455-6677-8899-AABBCCDDEEFF"}
+	b, err := LoadOption(EntryName(1), p, 512, PathLoader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if name, guid := ReadOption(b); name != "Joist, disk 2" || guid != p.GUID || !OurEntry(name) || OurEntry("Joistick") {
+		t.Errorf("%q %q", name, guid)
+	}
+	for n := range len(b) { // what firmware keeps may be cut
+		ReadOption(b[:n])
+	}
+	if _, err := LoadOption("x", disk.Partition{GUID: "nothing"}, 512, PathLoader); err == nil {
+		t.Error("an entry for no partition")
+	}
+}
+
+// What is on one disk can be put on another.
+func TestBIOSFromAnotherDisk(t *testing.T) {
+	img, core := make([]byte, 512), make([]byte, 1500)
+	img[0x66], img[510], img[511] = 0xeb, 0x55, 0xaa
+	core[0x1f4], core[0x1fc], core[0x1fe], core[0x1ff] = 2, 2, 0x20, 0x08
+	first, err := Core(core, 2048, 1<<20)
+	if err != nil {
+		t.Fatal(err)
+	}
+	zero := disk.ProtectiveMBR(disk.Layout{SectorSize: 512, Size: 40 * disk.GiB})
+	mbr, err := MBR(img, zero, 2048)
+	if err != nil {
+		t.Fatal(err)
+	}
+	read, err := ReadCore(bytes.NewReader(append(first, make([]byte, 9000)...)), 1<<20)
+	if err != nil {
+		t.Fatal(err)
+	}
+	second, err := Core(read, 4096, 1<<20)
+	if err != nil || binary.LittleEndian.Uint64(second[0x1f4:]) != 4097 || !bytes.Equal(second[0x200:], first[0x200:]) {
+		t.Errorf("core: %v", err)
+	}
+	if again, err := MBR(mbr, zero, 2048); err != nil || !bytes.Equal(again, mbr) {
+		t.Errorf("boot sector: %v", err)
+	}
+	if _, err := MBR(zero, zero, 2048); err == nil {
+		t.Error("a sector without boot code was taken for it")
+	}
+	if _, err := ReadCore(bytes.NewReader(make([]byte, 1<<20)), 1<<20); err == nil {
+		t.Error("an empty partition holds a core")
+	}
+}
+
+func TestSlotConfigOfAnotherDisk(t *testing.T) {
+	conf, err := SlotConfig(slotBoot(A))
+	if err != nil {
+		t.Fatal(err)
+	}
+	const guid = "FFFFFFFF-0000-4000-8000-000000000001"
+	other := slotBoot(A)
+	other.DiskGUID = guid
+	want, err := SlotConfig(other)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := OnDisk(conf, guid); err != nil || !bytes.Equal(got, want) {
+		t.Errorf("%s (%v)", got, err)
+	}
+	args, err := SlotArgs(conf, A)
+	if list, _ := slotBoot(A).Args(); err != nil || args != strings.Join(list, " ") {
+		t.Errorf("%q (%v)", args, err)
+	}
+	if _, err := SlotArgs(conf, B); err == nil {
+		t.Error("the other slot has arguments")
+	}
+	if _, err := OnDisk([]byte("set A_args='x'"), guid); err == nil {
+		t.Error("a configuration without a disk was changed")
+	}
+	if _, err := OnDisk(conf, "$1"); err == nil {
+		t.Error("no GUID was taken for one")
+	}
+}

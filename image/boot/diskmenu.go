@@ -181,3 +181,28 @@ func SlotConfig(b SlotBoot) ([]byte, error) {
 	fmt.Fprintf(&t, "set %s_args='%s'\n", b.Slot, strings.Join(args, " "))
 	return []byte(t.String()), nil
 }
+
+var reOnDisk = regexp.MustCompile(`joist\.disk=[0-9A-Fa-f-]+`)
+
+// OnDisk is a slot's configuration for another disk of the system: it differs
+// in the disk's GUID alone.
+func OnDisk(conf []byte, diskGUID string) ([]byte, error) {
+	if !reDiskGUID.MatchString(diskGUID) {
+		return nil, fmt.Errorf("write slot configuration: %q is not a disk GUID in upper case", diskGUID)
+	}
+	if len(reOnDisk.FindAll(conf, -1)) != 1 {
+		return nil, fmt.Errorf("write slot configuration: it does not name its disk once")
+	}
+	return reOnDisk.ReplaceAll(conf, []byte("joist.disk="+diskGUID)), nil
+}
+
+// SlotArgs returns the kernel arguments that a slot's configuration names,
+// without joist.mode.
+func SlotArgs(conf []byte, s Slot) (string, error) {
+	for l := range strings.Lines(string(conf)) {
+		if v, ok := strings.CutPrefix(strings.TrimSpace(l), "set "+string(s)+"_args="); ok {
+			return strings.Trim(v, "'"), nil
+		}
+	}
+	return "", fmt.Errorf("read configuration of slot %s: it names no arguments", s)
+}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -479,6 +480,33 @@ func TestFATRefuses(t *testing.T) {
 		}
 		if err := v.Write(image(t, 8*MiB)); err == nil {
 			t.Errorf("content %q of announced size 3 was written", content)
+		}
+	}
+}
+
+// A volume is made anew from what another one holds.
+func TestReadFAT(t *testing.T) {
+	for _, size := range []int64{64 * MiB, 16 * MiB} {
+		f := spec(size, 512)
+		var images [2]bytes.Buffer
+		for i := range images {
+			v, err := PlanFAT(f)
+			if err != nil {
+				t.Fatal(err)
+			}
+			out := image(t, size)
+			if err := v.Write(out); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := io.Copy(&images[i], io.NewSectionReader(out, 0, size)); err != nil {
+				t.Fatal(err)
+			}
+			if f.Files, err = ReadFAT(bytes.NewReader(images[i].Bytes())); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if !bytes.Equal(images[0].Bytes(), images[1].Bytes()) {
+			t.Errorf("%d MiB: the copy differs", size/MiB)
 		}
 	}
 }

@@ -172,6 +172,8 @@ func (f *fatReader) read(chain []int64) ([]byte, error) {
 }
 
 type dirent struct {
+	name    string
+	short   string
 	dir     bool
 	cluster int64
 	size    int64
@@ -179,7 +181,19 @@ type dirent struct {
 
 // findEntry looks for name, long or short, in the bytes of a directory.
 func findEntry(dir []byte, name string) (dirent, bool) {
+	for _, e := range dirents(dir) {
+		if strings.EqualFold(e.short, name) || strings.EqualFold(e.name, name) {
+			return e, true
+		}
+	}
+	return dirent{}, false
+}
+
+// dirents are the entries of a directory, labels and deleted ones left out.
+// name is the long name, or the short one where there is none.
+func dirents(dir []byte) []dirent {
 	le := binary.LittleEndian
+	var out []dirent
 	var long []uint16
 	for ; len(dir) >= direntSize && dir[0] != 0; dir = dir[direntSize:] {
 		e := dir[:direntSize]
@@ -204,14 +218,29 @@ func findEntry(dir []byte, name string) (dirent, bool) {
 				break
 			}
 		}
-		short := strings.TrimRight(string(e[:8]), " ")
-		if ext := strings.TrimRight(string(e[8:11]), " "); ext != "" {
-			short += "." + ext
+		x := dirent{short: shortName(e), dir: e[11]&attrDir != 0, cluster: int64(le.Uint16(e[20:]))<<16 | int64(le.Uint16(e[26:])), size: int64(le.Uint32(e[28:]))}
+		if x.name = x.short; len(long) > 0 {
+			x.name = string(utf16.Decode(long))
 		}
-		if strings.EqualFold(short, name) || len(long) > 0 && strings.EqualFold(string(utf16.Decode(long)), name) {
-			return dirent{e[11]&attrDir != 0, int64(le.Uint16(e[20:]))<<16 | int64(le.Uint16(e[26:])), int64(le.Uint32(e[28:]))}, true
-		}
+		out = append(out, x)
 		long = nil
 	}
-	return dirent{}, false
+	return out
+}
+
+// shortName is the 8.3 name as it is shown: two bits say that its parts are in
+// lower case.
+func shortName(e []byte) string {
+	part := func(b []byte, lower byte) string {
+		s := strings.TrimRight(string(b), " ")
+		if e[12]&lower != 0 {
+			s = strings.ToLower(s)
+		}
+		return s
+	}
+	base := part(e[:8], 0x08)
+	if ext := part(e[8:11], 0x10); ext != "" {
+		base += "." + ext
+	}
+	return base
 }

@@ -23,6 +23,7 @@ import (
 
 	"joist/api/node"
 	"joist/image/boot"
+	"joist/image/boot/efivar"
 	"joist/image/disk"
 	"joist/installer/answer"
 	"joist/installer/plan"
@@ -35,6 +36,9 @@ import (
 var update = flag.Bool("update", false, "rewrite golden files")
 
 const uuid = "AbCdEf-0123-4567-89ab-cdef-0123-456789"
+
+// bootOrder is the firmware's variable.
+const bootOrder = efivar.Dir + "/BootOrder-8be4df61-93ca-11d2-aa0d-00e098032b8c"
 
 // machine is a folder with a sparse disk image, a medium and firmware variables.
 type machine struct {
@@ -135,8 +139,8 @@ func emptyMachine(t *testing.T, disks ...string) *machine {
 	for name, b := range map[string][]byte{plan.LoaderBoot: grub, plan.LoaderCore: core, plan.LoaderShim: noise(1001), plan.LoaderGrub: noise(1002), plan.LoaderMOK: noise(1003)} {
 		m.img.Loaders[name] = m.write(t, build+"/boot/"+name, b).Size
 	}
-	m.write(t, efiDir+"/Boot0000-"+globalGUID, append([]byte{7, 0, 0, 0, 1, 0, 0, 0, 4, 0}, utf16z("Shell")...))
-	m.write(t, efiDir+"/BootOrder-"+globalGUID, []byte{7, 0, 0, 0, 0, 0})
+	m.write(t, strings.ReplaceAll(bootOrder, "BootOrder", "Boot0000"), []byte("\x07\x00\x00\x00\x01\x00\x00\x00\x04\x00S\x00h\x00e\x00l\x00l\x00\x00\x00"))
+	m.write(t, bootOrder, []byte{7, 0, 0, 0, 0, 0})
 	return m
 }
 
@@ -227,14 +231,14 @@ func TestApply(t *testing.T) {
 	if b, _ := os.ReadFile(m.Path(NextFile)); string(b) != "poweroff\n" {
 		t.Errorf("next: %q", b)
 	}
-	if b, _ := os.ReadFile(m.Path(efiDir, "BootOrder-"+globalGUID)); !bytes.Equal(b, []byte{7, 0, 0, 0, 1, 0, 0, 0}) {
+	if b, _ := os.ReadFile(m.Path(bootOrder)); !bytes.Equal(b, []byte{7, 0, 0, 0, 1, 0, 0, 0}) {
 		t.Errorf("boot order: % x", b)
 	}
 	// A second run finds its own entry and gives the same order.
 	if err := Apply(context.Background(), m.Host, p, progress.Discard); err != nil {
 		t.Fatal(err)
 	}
-	if b, _ := os.ReadFile(m.Path(efiDir, "BootOrder-"+globalGUID)); !bytes.Equal(b, []byte{7, 0, 0, 0, 1, 0, 0, 0}) {
+	if b, _ := os.ReadFile(m.Path(bootOrder)); !bytes.Equal(b, []byte{7, 0, 0, 0, 1, 0, 0, 0}) {
 		t.Errorf("boot order after the second run: % x", b)
 	}
 }

@@ -1,9 +1,6 @@
 package apply
 
 import (
-	"errors"
-	"fmt"
-	"io"
 	"os"
 	"sync"
 
@@ -66,27 +63,5 @@ func (a *applier) biosBoot(d *drive, act plan.InstallBIOSBoot) error {
 	if err != nil {
 		return err
 	}
-	lba := act.Partition.Start / int64(d.Layout.SectorSize)
-	core, err = boot.Core(core, lba, act.Partition.Size)
-	if err != nil {
-		return err
-	}
-	zero := make([]byte, 512)
-	if _, err := d.ReadAt(zero, 0); err != nil && !errors.Is(err, io.EOF) {
-		return fmt.Errorf("read boot sector: %w", err)
-	}
-	mbr, err := boot.MBR(img, zero, lba)
-	if err != nil {
-		return err
-	}
-	if _, err := d.at(act.Partition).WriteAt(core, 0); err != nil {
-		return fmt.Errorf("write core image: %w", err)
-	}
-	if err := d.flush(); err != nil {
-		return err
-	}
-	if _, err := d.WriteAt(mbr, 0); err != nil {
-		return fmt.Errorf("write boot sector: %w", err)
-	}
-	return d.flush()
+	return boot.WriteBIOS(d, d.at(act.Partition), act.Partition.Start, act.Partition.Size, img, core)
 }

@@ -3,6 +3,7 @@ package apply
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 
 	"golang.org/x/sys/unix"
@@ -81,6 +82,13 @@ func (d *drive) flush() error {
 // and boot partition need no device of their own.
 func (d *drive) at(p disk.Partition) *section {
 	return &section{disk: d.File, base: p.Start, size: p.Size}
+}
+
+// Sync waits until the disk has everything.
+func (s *section) Sync() error { return s.disk.Sync() }
+
+func (s *section) ReadAt(b []byte, off int64) (int, error) {
+	return io.NewSectionReader(s.disk, s.base, s.size).ReadAt(b, off)
 }
 
 type section struct {

@@ -1,11 +1,9 @@
 package apply
 
 import (
-	"bytes"
 	"fmt"
 	"io"
 	"os"
-	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -66,15 +64,11 @@ func ReadInstalled(h *host.Host, esp string) (System, error) {
 	if err != nil {
 		return s, fmt.Errorf("read slot %s: %w", s.Slot, err)
 	}
-	prefix := "set " + string(s.Slot) + "_args="
-	for l := range bytes.Lines(conf) {
-		if v, ok := strings.CutPrefix(strings.TrimSpace(string(l)), prefix); ok {
-			s.Args = "joist.mode=node " + strings.Trim(v, "'")
-		}
+	args, err := boot.SlotArgs(conf, s.Slot)
+	if err != nil {
+		return s, err
 	}
-	if s.Args == "" {
-		return s, fmt.Errorf("read slot %s: its configuration names no arguments", s.Slot)
-	}
+	s.Args = "joist.mode=node " + args
 	return s, nil
 }
 

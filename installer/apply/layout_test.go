@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"joist/api/node"
+	"joist/image/boot/efivar"
 	"joist/image/disk"
 	"joist/installer/answer"
 	"joist/installer/plan"
@@ -106,12 +107,13 @@ func TestApplyMirror(t *testing.T) {
 		if head := m.cut(t, d.Disk.Name, disk.Partition{}, 440); bytes.Equal(head, make([]byte, 440)) {
 			t.Errorf("%s: no boot code", d.Disk.Name)
 		}
-		name, err := os.ReadFile(m.Path(efiDir, []string{"Boot0001-", "Boot0002-"}[i]+globalGUID))
-		if want := []string{"Joist", "Joist, disk 2"}[i]; err != nil || optionName(name) != want {
-			t.Errorf("entry of %s: %q (%v)", d.Disk.Name, optionName(name), err)
+		list, err := efivar.List(m.Path(efivar.Dir))
+		entry := efivar.Entry{Number: uint16(i + 1), Name: []string{"Joist", "Joist, disk 2"}[i], Partition: l.Partitions[1].GUID}
+		if err != nil || len(list) != 3 || list[i+1] != entry {
+			t.Errorf("entry of %s: %+v (%v)", d.Disk.Name, list, err)
 		}
 	}
-	if b, _ := os.ReadFile(m.Path(efiDir, "BootOrder-"+globalGUID)); !bytes.Equal(b, []byte{7, 0, 0, 0, 1, 0, 2, 0, 0, 0}) {
+	if b, _ := os.ReadFile(m.Path(bootOrder)); !bytes.Equal(b, []byte{7, 0, 0, 0, 1, 0, 2, 0, 0, 0}) {
 		t.Errorf("boot order: % x", b)
 	}
 }
@@ -129,17 +131,6 @@ func (m *machine) cut(t *testing.T, name string, p disk.Partition, n int64) []by
 		t.Fatal(err)
 	}
 	return b
-}
-
-func TestBootOrder(t *testing.T) {
-	for _, c := range []struct {
-		old, want string
-		at        int
-	}{{"", "N.", 0}, {"", "N.", 1}, {"a.b.", "N.a.b.", 0}, {"a.b.", "a.N.b.", 1}, {"a.N.", "N.a.", 0}, {"N.a.", "a.N.", 1}, {"a.b", "N.a.", 0}} {
-		if got := bootOrder([]byte(c.old), '.'<<8|'N', c.at); string(got) != c.want {
-			t.Errorf("%q at %d: %q", c.old, c.at, got)
-		}
-	}
 }
 
 // adopted has an installation on a mirror, whose volumes are as given.

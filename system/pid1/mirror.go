@@ -5,8 +5,10 @@ import (
 	"fmt"
 	"time"
 
+	"joist/image/boot"
 	"joist/system/array"
 	"joist/system/block"
+	"joist/system/bootdisk"
 )
 
 // mirrorWait is how long a member is waited for that took part when the mirror
@@ -84,4 +86,16 @@ func (s *system) endInstallation(context.Context) error {
 		s.log.Printf("          the disk was marked as not finished by its installer; it is finished now")
 	}
 	return err
+}
+
+// reconcile brings the boot parts of all disks of the system to the state of
+// the one that counts, so that each of them starts the node alone.
+func (s *system) reconcile(ctx context.Context) error {
+	slot, err := boot.ParseSlot(s.opt.Slot)
+	if err != nil {
+		return err
+	}
+	return bootdisk.Running(s.opt.Disk, slot).Reconcile(ctx, func(format string, args ...any) {
+		s.log.Printf("          "+format, args...)
+	})
 }

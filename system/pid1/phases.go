@@ -41,6 +41,7 @@ const (
 	phaseAppArmor = "load AppArmor profiles"
 	phaseMirror   = "tend mirror"
 	phaseEnd      = "end installation"
+	phaseBoot     = "compare boot parts"
 )
 
 // backgroundTime is for work that nobody at the console waits for; it shares
@@ -92,6 +93,7 @@ func (s *system) nodePhases() []phase.Phase {
 		{Name: phaseColdplug, Background: true, Deadline: settleTime, After: []string{phaseDisks}, Run: s.coldplugRest},
 		{Name: phaseAppArmor, Background: true, Deadline: backgroundTime, After: []string{phaseDisks}, Run: s.loadAppArmor},
 		{Name: phaseEnd, Background: true, Deadline: backgroundTime, Run: s.endInstallation},
+		{Name: phaseBoot, Background: true, Deadline: backgroundTime, After: []string{phaseDisks, phaseEnd}, Run: s.reconcile},
 	}
 	if s.opt.Array != "" {
 		list = append(list, phase.Phase{Name: phaseMirror, Background: true, Deadline: backgroundTime, After: []string{phaseDisks}, Run: s.tendMirror})

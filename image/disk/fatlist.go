@@ -1,0 +1,114 @@
+package disk
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+)
+
+const (
+	maxFATFiles = 4096
+	maxFATDepth = 16
+)
+
+// ReadFAT lists the files of a FAT volume, whoever wrote it. What they hold is
+// read from r when it is asked for, so that a volume can be made from another
+// one's files.
+func ReadFAT(r io.ReaderAt) ([]File, error) {
+	f, err := openFAT(r)
+	if err != nil {
+		return nil, fmt.Errorf("read FAT volume: %w", err)
+	}
+	root, err := f.rootDir()
+	if err != nil {
+		return nil, fmt.Errorf("read FAT volume: %w", err)
+	}
+	var out []File
+	if err := f.list(root, "", 0, &out); err != nil {
+		return nil, fmt.Errorf("read FAT volume: %w", err)
+	}
+	return out, nil
+}
+
+func (f *fatReader) list(dir []byte, path string, depth int, out *[]File) error {
+	if depth > maxFATDepth {
+		return errors.New("its folders are too deep")
+	}
+	for _, e := range dirents(dir) {
+		name := path + "/" + e.name
+		switch {
+		case e.short == "." || e.short == "..":
+		case e.name == "" || strings.Contains(e.name, "/"):
+			return fmt.Errorf("%q is no name", name)
+		case e.dir:
+			chain, err := f.chain(e.cluster, 0, false)
+			if err != nil {
+				return fmt.Errorf("%s: %w", name, err)
+			}
+			below, err := f.read(chain)
+			if err != nil {
+				return fmt.Errorf("%s: %w", name, err)
+			}
+			if err := f.list(below, name, depth+1, out); err != nil {
+				return err
+			}
+		default:
+			if len(*out) == maxFATFiles {
+				return errors.New("it holds too many files")
+			}
+			*out = append(*out, File{Path: name, Data: fatFile{f, e}})
+		}
+	}
+	return nil
+}
+
+// fatFile is the content of a file on a volume.
+type fatFile struct {
+	f *fatReader
+	e dirent
+}
+
+func (x fatFile) Size() int64 { return x.e.size }
+
+// Open gives the clusters one after the other.
+func (x fatFile) Open() (io.ReadCloser, error) {
+	n := ceil(x.e.size, x.f.cluster)
+	if n > x.f.clusters {
+		return nil, fmt.Errorf("read FAT file: it is larger than its volume")
+	}
+	chain, err := x.f.chain(x.e.cluster, n, true)
+	if err != nil {
+		return nil, fmt.Errorf("read FAT file: %w", err)
+	}
+	return io.NopCloser(io.LimitReader(&clusters{f: x.f, chain: chain}, x.e.size)), nil
+}
+
+// clusters reads a chain, those that lie together in one piece.
+type clusters struct {
+	f     *fatReader
+	chain []int64
+	buf   bytes.Reader
+}
+
+const maxRun = 1 << 20
+
+func (c *clusters) Read(b []byte) (int, error) {
+	if c.buf.Len() == 0 {
+		if len(c.chain) == 0 {
+			return 0, io.EOF
+		}
+		n := 1
+		for n < len(c.chain) && c.chain[n] == c.chain[0]+int64(n) && int64(n+1)*c.f.cluster <= maxRun {
+			n++
+		}
+		piece := make([]byte, int64(n)*c.f.cluster)
+		if _, err := c.f.r.ReadAt(piece, c.f.offset(c.chain[0])); err != nil {
+			return 0, err
+		}
+		c.buf.Reset(piece)
+		c.chain = c.chain[n:]
+	}
+	return c.buf.Read(b)
+}
