@@ -24,6 +24,7 @@ type opened struct {
 	name    string
 	members []pool.Member
 	without []string // members that must not take part, by path
+	why     []string
 }
 
 // openPool opens the node's pool once its devices are there, or enough of them.
@@ -40,9 +41,6 @@ func (s *system) openPool(ctx context.Context) error {
 		return err
 	}
 	ms, why := pool.Agreeing(all)
-	for _, w := range why {
-		s.log.Printf("          %s", w)
-	}
 	if n := pool.Missing(ms); n > 0 {
 		s.log.Printf("          the pool opens without %d of its disks, which did not appear in %v", n, poolWait)
 	}
@@ -50,7 +48,7 @@ func (s *system) openPool(ctx context.Context) error {
 	if err := pool.Import(ctx, s.run, s.opt.Pool, ms); err != nil {
 		return err
 	}
-	s.pool = opened{name: ms[0].Name, members: ms}
+	s.pool = opened{name: ms[0].Name, members: ms, why: why}
 	for _, m := range all {
 		if !slices.ContainsFunc(ms, func(o pool.Member) bool { return o.Path == m.Path }) {
 			s.pool.without = append(s.pool.without, m.Path)
@@ -81,7 +79,8 @@ func (s *system) limitCache(context.Context) error {
 }
 
 // tendPool takes disks in that came after the pool was opened without them, and
-// says what is wrong. The dashboard says it for as long as it is so.
+// says what is wrong and which must stay out. The dashboard says it for as long
+// as it is so.
 func (s *system) tendPool(ctx context.Context) error {
 	devs, err := block.List("/sys")
 	if err != nil {
@@ -90,6 +89,9 @@ func (s *system) tendPool(ctx context.Context) error {
 	err = pool.Return(ctx, s.run, s.pool.name, s.pool.late(pool.Find(devs, s.opt.Pool)))
 	if p := pool.Problem("/proc", s.pool.name); p != "" {
 		s.log.Printf("          %s", p)
+	}
+	for _, w := range s.pool.why {
+		err = errors.Join(err, errors.New(w))
 	}
 	return err
 }
