@@ -26,6 +26,7 @@ import (
 	"joist/hypervisor/storage/dir"
 	"joist/hypervisor/storage/image"
 	"joist/hypervisor/storage/lvmthin"
+	"joist/hypervisor/storage/zfs"
 	"joist/hypervisor/task"
 	"joist/internal/run"
 )
@@ -149,6 +150,7 @@ func (d *daemon) openStorages(configs []storage.Config) *storage.Set {
 	return storage.NewSet(storage.Local(configs, d.cfg.Storage), map[string]storage.Factory{
 		"dir":     func(c storage.Config) (storage.Pool, error) { return dir.Open(c, run.OS{}) },
 		"lvmthin": func(c storage.Config) (storage.Pool, error) { return lvmthin.Open(c, run.OS{}, locks) },
+		"zfspool": func(c storage.Config) (storage.Pool, error) { return zfs.Open(c, run.OS{}, locks) },
 	})
 }
 

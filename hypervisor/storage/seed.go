@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"strings"
 	"time"
 
 	"joist/api/node"
@@ -17,23 +18,29 @@ import (
 const Prefix = "/joist/storages/"
 
 // Defaults are the storages of a fresh node: "local" for files, on the volume
-// of its own that filling cannot take down the node, and "local-lvm" for
-// guests' disks.
+// of its own that filling cannot take down the node, and "local-lvm" or
+// "local-zfs" for guests' disks.
 func Defaults(n node.Storage) []Config {
 	out := []Config{{ID: "local", Type: "dir", Path: node.LocalDir, Content: []string{ISO, Template, Backup, Import, Snippets}}}
 	if n.Thin != "" {
 		out = append(out, Config{ID: "local-lvm", Type: "lvmthin", VGName: n.VGName, Thin: n.Thin, Content: []string{Images, RootDir}})
 	}
+	if n.PoolGUID != "" {
+		out = append(out, Config{ID: "local-zfs", Type: "zfspool", Pool: n.PoolName + "/data", Content: []string{Images, RootDir}})
+	}
 	return out
 }
 
-// Local makes the cluster's definitions those of this node: a volume group of
-// the node's own name is the node's own, whatever else is called so.
+// Local makes the cluster's definitions those of this node: a volume group or a
+// pool of the node's own name is the node's own, whatever else is called so.
 func Local(configs []Config, n node.Storage) []Config {
 	out := slices.Clone(configs)
 	for i, c := range out {
 		if c.Type == "lvmthin" && c.VGName == n.VGName {
 			out[i].VGUUID = n.VGUUID
+		}
+		if name, _, _ := strings.Cut(c.Pool, "/"); c.Type == "zfspool" && name == n.PoolName {
+			out[i].PoolGUID = n.PoolGUID
 		}
 	}
 	return out

@@ -100,6 +100,11 @@ func TestLoad(t *testing.T) {
 	if len(defaults) != 2 || defaults[1].VGUUID != "" || Local(defaults, node.Storage{VGName: "joist", VGUUID: "u"})[1].VGUUID != "u" || !defaults[0].Holds(Import) || defaults[0].Holds(Images) {
 		t.Fatalf("%+v", defaults)
 	}
+	pool := node.Storage{Layout: "zfs", PoolGUID: "77", PoolName: "rpool"}
+	zfs := Local(append(Defaults(pool), Config{ID: "other", Type: "zfspool", Pool: "tank/data"}), pool)
+	if len(zfs) != 3 || zfs[1].ID != "local-zfs" || zfs[1].Pool != "rpool/data" || zfs[1].PoolGUID != "77" || zfs[2].PoolGUID != "" {
+		t.Fatalf("%+v", zfs)
+	}
 	m := &memory{}
 	got, _, err := Load(t.Context(), m, defaults)
 	if err != nil || len(got) != 2 || got[0].ID != "local" {

@@ -35,7 +35,7 @@ var (
 // Config is the definition of one storage, kept in the cluster store.
 type Config struct {
 	ID      string   `json:"storage"`
-	Type    string   `json:"type"`    // "dir", "lvmthin"
+	Type    string   `json:"type"`    // "dir", "lvmthin", "zfspool"
 	Content []string `json:"content"` // what may be kept there
 	Shared  bool     `json:"shared"`
 	Disable bool     `json:"disable"`
@@ -43,6 +43,9 @@ type Config struct {
 	VGName  string   `json:"vgname,omitempty"`   // lvmthin
 	VGUUID  string   `json:"vg_uuid,omitempty"`  // lvmthin: how the group is really found; differs from node to node, see Local
 	Thin    string   `json:"thinpool,omitempty"` // lvmthin
+
+	Pool     string `json:"pool,omitempty"`      // zfspool: the dataset that volumes lie in, "rpool/data"
+	PoolGUID string `json:"pool_guid,omitempty"` // zfspool: how the pool is really found, as VGUUID
 }
 
 // Holds reports whether content may be kept there.

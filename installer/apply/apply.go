@@ -47,14 +47,17 @@ type Journal struct {
 
 // applier is one installation.
 type applier struct {
-	h       *host.Host
-	p       plan.Plan
-	sink    progress.Sink
-	drives  []*drive
-	array   bool         // the mirror runs
-	checked func() error // waits until kernel and initrd are compared with the manifest
-	vgUUID  string
-	mounted []string
+	h         *host.Host
+	p         plan.Plan
+	sink      progress.Sink
+	drives    []*drive
+	checked   func() error // waits until kernel and initrd are compared with the manifest
+	storageID string       // the volume group's UUID or the pool's GUID
+	group     bool         // volumes of the group are active
+	array     bool         // the mirror runs
+	zfs       bool         // the kernel knows ZFS
+	pool      bool         // the pool is open
+	mounted   []string
 
 	mu      sync.Mutex // steps run beside each other
 	journal Journal
@@ -178,7 +181,7 @@ func (a *applier) how(act plan.Action) work {
 	case plan.BootEntry:
 		return a.on(act.Device, func(_ context.Context, d *drive) error { return a.bootEntry(d, act) })
 	case plan.Finish:
-		return func(ctx context.Context, _ func(n, of int64)) error { return a.finish(ctx) }
+		return func(ctx context.Context, _ func(n, of int64)) error { return a.finish(ctx, act) }
 	case plan.Unmark:
 		return a.on(act.Device, func(_ context.Context, d *drive) error { return a.unmark(d, act) })
 	default:
@@ -213,6 +216,9 @@ func Check(p plan.Plan) finding.List {
 
 // release undoes what an earlier try in the same boot left behind.
 func (a *applier) release(ctx context.Context) error {
+	if err := a.loadZFS(ctx); err != nil {
+		return err
+	}
 	for _, v := range []string{"local", "state"} {
 		// an error only says that nothing is mounted there
 		_ = a.h.Sys.Unmount(a.target(v))
@@ -222,7 +228,10 @@ func (a *applier) release(ctx context.Context) error {
 			a.h.Log.Info("no volume group to deactivate", "answer", err.Error())
 		}
 	}
-	return a.releaseArray(ctx)
+	if err := a.releaseArray(ctx); err != nil {
+		return err
+	}
+	return a.releasePool(ctx)
 }
 
 func (a *applier) target(volume string) string { return filepath.Join(targetDir, volume) }
@@ -232,12 +241,15 @@ func (a *applier) cleanUp() error {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	err := a.unmountAll()
-	if a.vgUUID != "" {
+	if a.group {
 		_, lvmErr := a.lvm(ctx, "vgchange", "-an", plan.VGName)
 		err = errors.Join(err, lvmErr)
 	}
 	if a.array {
 		err = errors.Join(err, a.stopArray(ctx, plan.StopArray{File: plan.ArrayFile}))
+	}
+	if a.pool {
+		err = errors.Join(err, a.exportPool(ctx))
 	}
 	return err
 }
@@ -254,12 +266,14 @@ func (a *applier) unmountAll() error {
 }
 
 // finish lets go of everything and waits until the disks have it.
-func (a *applier) finish(ctx context.Context) error {
+func (a *applier) finish(ctx context.Context, act plan.Finish) error {
 	if err := a.unmountAll(); err != nil {
 		return err
 	}
-	if _, err := a.lvm(ctx, "vgchange", "-an", plan.VGName); err != nil {
-		return fmt.Errorf("deactivate volume group %q: %w", plan.VGName, err)
+	if act.VG != "" {
+		if _, err := a.lvm(ctx, "vgchange", "-an", act.VG); err != nil {
+			return fmt.Errorf("deactivate volume group %q: %w", act.VG, err)
+		}
 	}
 	var errs []error
 	for _, d := range a.drives {

@@ -47,14 +47,18 @@ type machine struct {
 	disks  []string
 	img    plan.Image
 	mounts []string
-	fail   string // substring of a command that fails
-	lvm    string // the last file of LVM commands
+	fail   string   // substring of a command that fails
+	lvm    string   // the last file of LVM commands
+	open   []string // partitions of the pool that zpool shows
 }
 
 // answer is what programs do: nothing, or what LVM says of a file of commands.
 func (m *machine) answer(c run.Cmd) ([]byte, error) {
 	if m.fail != "" && strings.Contains(c.String(), m.fail) {
 		return nil, errors.New("scripted failure")
+	}
+	if c.Path == "zpool" {
+		return m.zpool(c.Args)
 	}
 	if c.Line == nil {
 		return nil, nil

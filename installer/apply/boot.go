@@ -38,7 +38,7 @@ func (a *applier) formatESP(d *drive, act plan.FormatESP) error {
 	if err := a.checked(); err != nil {
 		return err
 	}
-	fat, err := a.p.MemberESP(d.n, a.vgUUID, a.source)
+	fat, err := a.p.MemberESP(d.n, a.storageID, a.source)
 	if err != nil {
 		return err
 	}

@@ -40,13 +40,16 @@ func setUp(r *rand.Rand) (m *machineModel, a answer.Answer, adopt bool, err erro
 	m = &machineModel{power: pw, img: modelImage(), disks: []*model{newModel("vda", pw), newModel("vdb", pw), newModel("vdc", pw)}}
 	mirror := r.IntN(2) == 0
 	adopt = r.IntN(4) == 0
-	fs := []string{"ext4", "xfs"}[r.IntN(2)]
-	names, raid := `"vda"`, "single"
+	fs := []string{"ext4", "xfs", "zfs"}[r.IntN(3)]
+	names, raid, zraid := `"vda"`, "single", "raid0"
 	if mirror {
-		names, raid = `"vda", "vdb"`, "raid1"
+		names, raid, zraid = `"vda", "vdb"`, "raid1", "raid1"
 	}
 	text := modelAnswer + fmt.Sprintf("disk-setup = { filesystem = %q, disk-list = [%s] }\n", fs, names)
 	old := fmt.Sprintf("joist.disk.raid = %q\n", raid)
+	if fs == "zfs" {
+		text, old = modelAnswer+fmt.Sprintf("disk-setup = { filesystem = \"zfs\", disk-list = [%s], zfs = { raid = %q } }\n", names, zraid), ""
+	}
 	load := func(more string) answer.Answer {
 		a, fl := answer.Load(strings.NewReader(text+more), "answer.toml")
 		if fl.Stops() {
@@ -54,7 +57,7 @@ func setUp(r *rand.Rand) (m *machineModel, a answer.Answer, adopt bool, err erro
 		}
 		return a
 	}
-	kind := r.IntN(6)
+	kind := r.IntN(7)
 	if adopt || kind == 0 {
 		p, perr := m.make(r, load(old))
 		if err = errors.Join(err, perr, m.apply(p)); err != nil {
@@ -111,6 +114,9 @@ func foreign(d *model, kind int, r *rand.Rand) error {
 		return err
 	case 5: // LVM without a table
 		_, err := d.WriteAt(label("Zzzzzz-0123-4567-89ab-cdef-0123-4567"+fmt.Sprint(10+r.IntN(80))), 0)
+		return err
+	case 6: // a pool without a table
+		_, err := d.WriteAt(xdrPool(r.Uint64()|1), 16<<10)
 		return err
 	}
 	return nil
@@ -234,11 +240,15 @@ func (m *machineModel) finished(a answer.Answer, adopt bool) error {
 	if p.Result != plan.BootExisting || f.Unfinished(*p.Existing) {
 		return fmt.Errorf("the next start would %s", p.Result)
 	}
+	group, pool := uuid, ""
+	if a.Disk.Filesystem == answer.ZFS {
+		group, pool = "", fmt.Sprint(modelPool)
+	}
 	for _, name := range a.Disk.List {
 		d, _ := f.Find(name)
 		in := d.Installation
 		x := m.disk("/dev/" + name)
-		if in == nil || in.ID != p.Existing.ID || in.Group != uuid || x.text(part(*in.Table, disk.NameESP).Start) != in.ID || x.text(0) != in.ID || m.complete(x) != nil {
+		if in == nil || in.ID != p.Existing.ID || in.Group != group || in.Pool != pool || x.text(part(*in.Table, disk.NameESP).Start) != in.ID || x.text(0) != in.ID || m.complete(x) != nil {
 			return fmt.Errorf("disk %s does not start by itself: %+v", name, in)
 		}
 		at := part(*in.Table, disk.NameData).Start + guests

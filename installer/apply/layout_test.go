@@ -204,13 +204,17 @@ func TestApplyAdopts(t *testing.T) {
 	}
 }
 
+// strange is an action of which apply knows nothing.
+type strange struct{ plan.Finish }
+
+func (strange) Step() string { return "do what is new" }
+
 // A plan with a step that nothing carries out is refused before the first one.
 func TestImpossiblePlan(t *testing.T) {
 	m := emptyMachine(t, "vda")
-	p := m.plan(t, func(a *answer.Answer) {
-		a.Disk.Filesystem, a.Disk.ZFS.RAID, a.Disk.SwapSize = answer.ZFS, answer.RAID0, nil
-	})
-	if l := Check(p); !l.Stops() || l[0].Code != "step-not-possible" || !strings.Contains(l[0].Text, "create pool") {
+	p := m.plan(t, func(*answer.Answer) {})
+	p.Actions = append(p.Actions, strange{})
+	if l := Check(p); !l.Stops() || l[0].Code != "step-not-possible" || !strings.Contains(l[0].Text, "do what is new") {
 		t.Errorf("findings: %v", l)
 	}
 	before, err := os.Stat(m.Path("/dev/vda"))
@@ -233,7 +237,13 @@ func TestImpossiblePlan(t *testing.T) {
 // the last ones; TestCuts has all of them, on models. The next start needs no
 // permission, and comes to the end.
 func TestCutBetweenSteps(t *testing.T) {
-	steps := len(emptyMachine(t, "vda", "vdb").plan(t, mirror).Actions)
+	for name, layout := range map[string]func(*answer.Answer){"mirror": mirror, "pool": pool(answer.RAID1, "vda", "vdb")} {
+		t.Run(name, func(t *testing.T) { cutBetweenSteps(t, layout) })
+	}
+}
+
+func cutBetweenSteps(t *testing.T, layout func(*answer.Answer)) {
+	steps := len(emptyMachine(t, "vda", "vdb").plan(t, layout).Actions)
 	for i := range steps {
 		if i%4 > 0 && i < steps-3 {
 			continue
@@ -241,7 +251,7 @@ func TestCutBetweenSteps(t *testing.T) {
 		m := emptyMachine(t, "vda", "vdb")
 		ctx, cancel := context.WithCancel(t.Context())
 		n := 0
-		err := Apply(ctx, m.Host, m.plan(t, mirror), func(e progress.Event) {
+		err := Apply(ctx, m.Host, m.plan(t, layout), func(e progress.Event) {
 			if e.State == progress.Finished {
 				if n++; n > i {
 					cancel()
@@ -251,13 +261,13 @@ func TestCutBetweenSteps(t *testing.T) {
 		if i < steps-1 && !errors.Is(err, context.Canceled) {
 			t.Fatalf("step %d: %v", i, err)
 		}
-		p := m.plan(t, mirror)
+		p := m.plan(t, layout)
 		if p.Result == plan.Install {
 			if err := Apply(t.Context(), m.Host, p, progress.Discard); err != nil {
 				t.Fatalf("after a cut behind step %d: %v", i, err)
 			}
 		}
-		if again := m.plan(t, mirror); again.Result != plan.BootExisting || i < steps-2 && p.Result != plan.Install {
+		if again := m.plan(t, layout); again.Result != plan.BootExisting || i < steps-2 && p.Result != plan.Install {
 			t.Errorf("after a cut behind step %d: %s, then %s", i, p.Result, again.Result)
 		}
 		cancel()

@@ -181,10 +181,10 @@ func superblock(id string) []byte {
 	return b
 }
 
-// content is where the volume group lies on a disk.
+// content is where the volume group lies on a disk, or the pool.
 func content(p plan.Plan, l disk.Layout) int64 {
 	at := part(l, disk.NameData).Start
-	if len(p.Further) > 0 {
+	if len(p.Further) > 0 && !p.ZFS() {
 		at += modelOffset
 	}
 	return at
@@ -196,6 +196,8 @@ const (
 	seeded = 32 << 20
 	guests = 48 << 20
 )
+
+const modelPool = 4711 // GUID
 
 // do carries out an action as far as its traces on the disks go.
 func (m *machineModel) do(p plan.Plan, act plan.Action) error {
@@ -229,6 +231,11 @@ func (m *machineModel) do(p plan.Plan, act plan.Action) error {
 	case plan.CreateLVM:
 		return each(func(d *model, x plan.Member) error {
 			_, err := d.WriteAt(label(uuid), content(p, x.Layout))
+			return errors.Join(err, d.put(content(p, x.Layout)+guests, "fresh"))
+		})
+	case plan.CreatePool:
+		return each(func(d *model, x plan.Member) error {
+			_, err := d.WriteAt(xdrPool(modelPool), content(p, x.Layout)+16<<10)
 			return errors.Join(err, d.put(content(p, x.Layout)+guests, "fresh"))
 		})
 	case plan.Seed:

@@ -23,7 +23,7 @@ const (
 
 func listOf(act plan.Action) int {
 	switch act.(type) {
-	case plan.CreateArray, plan.AssembleArray, plan.CreateLVM, plan.ActivateGroup, plan.Mkfs, plan.MkfsXFS, plan.Seed:
+	case plan.CreateArray, plan.AssembleArray, plan.CreateLVM, plan.ActivateGroup, plan.CreatePool, plan.ImportPool, plan.Mkfs, plan.MkfsXFS, plan.Seed:
 		return data
 	case plan.WriteSlot:
 		return slot

@@ -13,8 +13,7 @@ import (
 	"joist/internal/run"
 )
 
-// howStorage is how for the storages beside LVM on one disk. There is none for
-// ZFS.
+// howStorage is how for the storages beside LVM on one disk.
 func (a *applier) howStorage(act plan.Action) work {
 	var f func(ctx context.Context) error
 	switch act := act.(type) {
@@ -29,7 +28,7 @@ func (a *applier) howStorage(act plan.Action) work {
 	case plan.ActivateGroup:
 		f = func(ctx context.Context) error { return a.activateGroup(ctx, act) }
 	default:
-		return nil
+		return a.howPool(act)
 	}
 	return func(ctx context.Context, _ func(n, of int64)) error { return f(ctx) }
 }
@@ -96,7 +95,7 @@ func (a *applier) ours(part string) bool {
 // repair is repaired as the node would at its start; XFS does that when it is
 // mounted (fsck.xfs(8)).
 func (a *applier) activateGroup(ctx context.Context, act plan.ActivateGroup) error {
-	a.vgUUID = act.UUID
+	a.storageID, a.group = act.UUID, true
 	if err := a.commands(ctx, act); err != nil {
 		return err
 	}

@@ -142,13 +142,13 @@ func (a *applier) createLVM(ctx context.Context, act plan.CreateLVM, advance fun
 			advance(done, int64(len(commands)))
 		}
 		if vgUUID.MatchString(line) {
-			a.vgUUID = line
+			a.storageID, a.group = line, true
 		}
 	}
 	if _, err := a.h.Run.Run(ctx, c); err != nil {
 		return err
 	}
-	if a.vgUUID == "" {
+	if a.storageID == "" {
 		return fmt.Errorf("lvm did not tell the group's UUID")
 	}
 	return nil
@@ -196,7 +196,7 @@ func (a *applier) seed(act plan.Seed) error {
 			return fmt.Errorf("make folder %s: %w", d, err)
 		}
 	}
-	files, err := a.p.Seed(a.vgUUID, shadow)
+	files, err := a.p.Seed(a.storageID, shadow)
 	if err != nil {
 		return err
 	}

@@ -183,9 +183,9 @@ func (p *Plan) actions() ([]Action, error) {
 func (p *Plan) ends() []Action {
 	finish := Finish{Device: "/dev/" + p.Disk.Name, VG: VGName}
 	switch {
-	case p.zfs():
+	case p.ZFS():
 		finish.VG = ""
-		return []Action{ClosePool{Name: PoolName}, finish}
+		return []Action{ClosePool{Name: PoolName, Kept: p.Adopt != nil}, finish}
 	case p.arrayUUID() != "":
 		return []Action{finish, StopArray{File: ArrayFile}}
 	default:
@@ -193,8 +193,8 @@ func (p *Plan) ends() []Action {
 	}
 }
 
-// zfs says whether the storage is a pool.
-func (p Plan) zfs() bool { return p.Pool != nil || p.Adopt != nil && p.Adopt.Pool != "" }
+// ZFS says whether the storage is a pool.
+func (p Plan) ZFS() bool { return p.Pool != nil || p.Adopt != nil && p.Adopt.Pool != "" }
 
 // arrayUUID is that of the mirror below the volume group, "" without one.
 func (p Plan) arrayUUID() string {
@@ -244,7 +244,7 @@ func (p *Plan) storage() []Action {
 func (p *Plan) seedAction() (Seed, error) {
 	files, err := p.seedFiles()
 	s := Seed{State: volumeDevice("state"), Local: volumeDevice("local"), Files: files, Dirs: LocalDirs()}
-	if p.zfs() {
+	if p.ZFS() {
 		s.State, s.Local, s.FSType = PoolName+"/state", PoolName+"/local", answer.ZFS
 	} else if p.Answer.Disk.Filesystem == answer.XFS {
 		s.FSType = answer.XFS

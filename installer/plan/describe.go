@@ -99,7 +99,7 @@ func (p Plan) describePool(b *strings.Builder) {
 		}
 		fmt.Fprintf(b, "%s\n", strings.TrimRight(fmt.Sprintf("  %-11s %-34s %s", d.Name, what, reserved), " "))
 	}
-	fmt.Fprintf(b, "  %-11s %-34s %s at most\n", "", "cache in memory", group(p.Pool.ArcMax))
+	fmt.Fprintf(b, "  %-11s %-34s %s at most\n", "", "cache in memory", group(p.ArcMax))
 }
 
 func (p Plan) describeGroup(b *strings.Builder) {

@@ -27,8 +27,10 @@ func (p Plan) Slot(storage string) boot.SlotBoot { return p.MemberSlot(0, storag
 // MemberSlot is the same for the n-th disk: each finds itself by its own GUID.
 func (p Plan) MemberSlot(n int, storage string) boot.SlotBoot {
 	s := boot.SlotBoot{Manifest: p.Image.Manifest, Slot: boot.A, DiskGUID: p.All()[n].Layout.DiskGUID, State: "lvm:" + storage, Console: p.ConsoleArgs}
-	if p.zfs() {
-		s.State = "zfs:" + storage
+	if p.ZFS() {
+		// the pool knows the host that it belongs to; only this one opens it
+		// without force (spl(4))
+		s.State, s.Extra = "zfs:"+storage, []string{"spl.spl_hostid=0x" + p.Identity.HostID()}
 	}
 	if u := p.arrayUUID(); u != "" {
 		s.Extra = []string{"joist.md=" + u}
@@ -80,11 +82,11 @@ func (s sized) Open() (io.ReadCloser, error) { return nil, errors.New("a plan ha
 // storage was made; a UUID has a fixed length, a GUID at most this one.
 func (p Plan) placeholder() string {
 	switch {
-	case p.Adopt != nil && p.zfs():
+	case p.Adopt != nil && p.ZFS():
 		return p.Adopt.Pool
 	case p.Adopt != nil:
 		return p.Adopt.Group
-	case p.zfs():
+	case p.ZFS():
 		return strings.Repeat("9", 20)
 	default:
 		return "xxxxxx" + strings.Repeat("-xxxx", 5) + "-xxxxxx"

@@ -109,6 +109,7 @@ type Plan struct {
 	Array          *Array              `json:"array,omitempty"`   // below the volume group
 	Pool           *Pool               `json:"pool,omitempty"`    // in place of the volume group
 	Adopt          *probe.Installation `json:"adopt,omitempty"`   // whose data is kept
+	ArcMax         int64               `json:"arc_max,omitempty"` // with ZFS: bytes of memory that it may cache in
 	Actions        []Action            `json:"-"`
 	Answer         answer.Answer       `json:"-"` // holds secrets
 }
@@ -176,6 +177,9 @@ func waive(fs finding.List, a answer.Answer) finding.List {
 
 // lay computes partitions, and what the data partitions are made into.
 func (p *Plan) lay(f probe.Facts, ds []probe.Disk, fs *finding.List) bool {
+	if p.Answer.Disk.Filesystem == answer.ZFS {
+		p.ArcMax = p.arc(f.Memory.Size())
+	}
 	if p.Answer.Disk.Adopt {
 		return p.adopt(ds, fs) && p.fits(fs)
 	}
@@ -202,7 +206,7 @@ func (p *Plan) lay(f probe.Facts, ds []probe.Disk, fs *finding.List) bool {
 		return false
 	}
 	if p.Answer.Disk.Filesystem == answer.ZFS {
-		p.makePool(data.Size, f.Memory.Size())
+		p.makePool(data.Size)
 		if p.Pool.RAID == answer.RAID0 && len(ds) > 1 {
 			fs.Warnf("pool-without-redundancy", "disk-setup.zfs.raid", "use raid1, raid10 or raidz", "the pool is spread over %d disks; when one fails all data is lost", len(ds))
 		}

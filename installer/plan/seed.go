@@ -46,14 +46,8 @@ func (p Plan) NodeConfig(vgUUID string) node.Config {
 // storageConfig says how the node finds its storage again. What is kept was
 // made by us, so that it has the names that we give.
 func (p Plan) storageConfig(id string) node.Storage {
-	if p.zfs() {
-		s := node.Storage{Layout: "zfs", PoolGUID: id, PoolName: PoolName, HostID: p.Identity.HostID()}
-		if p.Pool != nil {
-			s.ArcMax = p.Pool.ArcMax
-		} else if mb := p.Answer.Disk.ZFS.ArcMax; mb > 0 {
-			s.ArcMax = int64(mb) * mib
-		}
-		return s
+	if p.ZFS() {
+		return node.Storage{Layout: "zfs", PoolGUID: id, PoolName: PoolName, HostID: p.Identity.HostID(), ArcMax: p.ArcMax}
 	}
 	s := node.Storage{Layout: "lvm", VGUUID: id, VGName: VGName, ArrayUUID: p.arrayUUID()}
 	if p.Answer.Disk.Filesystem == answer.XFS {

@@ -29,7 +29,6 @@ type Pool struct {
 	Options  [][2]string `json:"options"`
 	Props    [][2]string `json:"properties"`
 	Datasets []Dataset   `json:"datasets"`
-	ArcMax   int64       `json:"arc_max"`
 	HostID   string      `json:"host_id"`
 }
 
@@ -74,6 +73,14 @@ func usable(raid string, n, size int64) int64 {
 	}
 }
 
+// arc is what the answer grants ZFS of the memory, or arcMax.
+func (p *Plan) arc(memory int64) int64 {
+	if mb := p.Answer.Disk.ZFS.ArcMax; mb > 0 {
+		return int64(mb) * mib
+	}
+	return arcMax(memory)
+}
+
 // arcMax is a tenth of the memory within 64 MiB and 16 GiB, and leaves 1 GiB.
 func arcMax(memory int64) int64 {
 	return max(min(memory/10, 16*gib, memory-gib)/mib*mib, 64*mib)
@@ -95,17 +102,13 @@ func or[T comparable](v, otherwise T) T {
 
 // makePool plans pool and datasets. State has its space reserved: whatever
 // fills the rest, the node goes on.
-func (p *Plan) makePool(member, memory int64) {
+func (p *Plan) makePool(member int64) {
 	z := p.Answer.Disk.ZFS
 	n := int64(len(p.All()))
 	size := usable(z.RAID, n, member)
 	state := min(max(size/10, minState), maxState) / mib * mib
-	arc := arcMax(memory)
-	if z.ArcMax > 0 {
-		arc = int64(z.ArcMax) * mib
-	}
 	p.Pool = &Pool{
-		RAID: z.RAID, Bytes: size, ArcMax: arc, HostID: p.Identity.HostID(),
+		RAID: z.RAID, Bytes: size, HostID: p.Identity.HostID(),
 		Options: [][2]string{{"ashift", strconv.Itoa(or(z.Ashift, 12))}, {"cachefile", "none"}},
 		Props: [][2]string{{"compression", or(z.Compress, "on")}, {"checksum", or(z.Checksum, "on")}, {"copies", strconv.Itoa(or(z.Copies, 1))},
 			{"atime", "on"}, {"relatime", "on"}, {"acltype", "posix"}, {"xattr", "sa"}, {"canmount", "off"}, {"mountpoint", "none"},
@@ -150,8 +153,12 @@ type (
 		GUID, Name string
 		Devices    []string
 	}
-	// ClosePool has the pool write synchronously again and exports it.
-	ClosePool struct{ Name string }
+	// ClosePool has the pool that was made write synchronously again and exports
+	// it. One that is kept has its properties as it had them.
+	ClosePool struct {
+		Name string
+		Kept bool
+	}
 	// StopArray lets go of the array.
 	StopArray struct{ File string }
 )
@@ -240,7 +247,11 @@ func (a ImportPool) Commands() [][]string {
 
 // Commands: zfs-set(8), zpool-export(8).
 func (a ClosePool) Commands() [][]string {
-	return [][]string{{"zfs", "set", "sync=standard", a.Name}, {"zpool", "export", a.Name}}
+	export := []string{"zpool", "export", a.Name}
+	if a.Kept {
+		return [][]string{export}
+	}
+	return [][]string{{"zfs", "set", "sync=standard", a.Name}, export}
 }
 
 // Commands: mdadm(8).

@@ -29,7 +29,8 @@ type Options struct {
 	Slot        string // "A" or "B", empty when started from a medium
 	Verity      string // root hash of the slot's dm-verity tree, 64 hex digits
 	Disk        string // GPT GUID of the system disk, lower case
-	StateVG     string // LVM VG UUID that holds the state volume
+	StateVG     string // LVM VG UUID that holds the state volume, "" with ZFS
+	Pool        string // GUID of the ZFS pool that holds it, "" with LVM
 	Array       string // UUID of the md mirror below that group, as mdadm prints it; "" without one
 	Trial       bool   // the slot has not been marked good yet
 	Answer      string // joist.answer=
@@ -47,6 +48,7 @@ var (
 	guid  = regexp.MustCompile(`^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$`)
 	// LVM UUIDs are 32 characters of [0-9a-zA-Z] in groups 6-4-4-4-4-4-6.
 	vgUUID = regexp.MustCompile(`^[0-9a-zA-Z]{6}(-[0-9a-zA-Z]{4}){5}-[0-9a-zA-Z]{6}$`)
+	pool   = regexp.MustCompile(`^[0-9]{1,20}$`)
 	array  = regexp.MustCompile(`^[0-9a-f]{8}(:[0-9a-f]{8}){3}$`)
 	layout = regexp.MustCompile(`^[a-z]{2}(-[a-z]{2})?$`)
 	tty    = regexp.MustCompile(`^[a-zA-Z][a-zA-Z0-9/]{0,30}$`)
@@ -124,11 +126,13 @@ func (o *Options) set(key, val string) string {
 	case "disk":
 		return checked(&o.Disk, guid, strings.ToLower(val))
 	case "state":
-		vg, ok := strings.CutPrefix(val, "lvm:")
-		if !ok {
-			return fmt.Sprintf("joist.state=%q does not start with lvm:", val)
+		if vg, ok := strings.CutPrefix(val, "lvm:"); ok {
+			return checked(&o.StateVG, vgUUID, vg)
 		}
-		return checked(&o.StateVG, vgUUID, vg)
+		if guid, ok := strings.CutPrefix(val, "zfs:"); ok {
+			return checked(&o.Pool, pool, guid)
+		}
+		return fmt.Sprintf("joist.state=%q starts with neither lvm: nor zfs:", val)
 	case "md":
 		return checked(&o.Array, array, strings.ToLower(val))
 	case "trial":
@@ -160,7 +164,7 @@ func (o *Options) missing() (bad []string) {
 	need("verity", o.Verity)
 	need("disk", o.Disk)
 	if o.Mode == Node {
-		need("state", o.StateVG)
+		need("state", o.StateVG+o.Pool)
 	}
 	return bad
 }

@@ -39,7 +39,9 @@ func TestParseErrors(t *testing.T) {
 		{"joist.mode=fly joist.build=0123456789abcdef", `joist.mode="fly"`},
 		{"joist.mode=rescue joist.build=../../etc", `joist.build="../../etc"`},
 		{"joist.slot=C joist.build=0123456789abcdef", "neither A nor B"},
-		{"joist.mode=node joist.state=zfs:x", "does not start with lvm:"},
+		{"joist.mode=node joist.state=btrfs:x", "neither lvm: nor zfs:"},
+		{nodeLine + " joist.state=zfs:rpool", `joist.state="zfs:rpool"`},
+		{strings.Replace(nodeLine, "joist.state=", "joist.kept=", 1), "joist.state= is missing"},
 		{nodeLine + " joist.md=/dev/md0", `joist.md="/dev/md0"`},
 	} {
 		if _, err := Parse(c.line); err == nil || !strings.Contains(err.Error(), c.want) {
@@ -66,6 +68,14 @@ func TestParseMirror(t *testing.T) {
 	}
 }
 
+func TestParsePool(t *testing.T) {
+	line := nodeLine[:strings.Index(nodeLine, "joist.state")] + "joist.state=zfs:11400714819323198485 spl.spl_hostid=0x01020304"
+	o, err := Parse(line)
+	if err != nil || o.Pool != "11400714819323198485" || o.StateVG != "" || len(o.Params["spl"]) != 1 || o.Params["spl"][0] != "spl_hostid=0x01020304" {
+		t.Errorf("%+v %v", o, err)
+	}
+}
+
 func TestWords(t *testing.T) {
 	got := words(` a="b c"  d "e=f g" ` + "\n")
 	if strings.Join(got, "|") != "a=b c|d|e=f g" {
@@ -78,7 +88,7 @@ func FuzzParse(f *testing.F) {
 	f.Add(`a="b joist.mode=install -- joist.mode=node`)
 	f.Fuzz(func(t *testing.T, line string) {
 		o, _ := Parse(line)
-		if strings.ContainsAny(o.Build+o.Slot+o.Verity+o.Disk+o.StateVG, "/ \n.") {
+		if strings.ContainsAny(o.Build+o.Slot+o.Verity+o.Disk+o.StateVG+o.Pool, "/ \n.") {
 			t.Errorf("unchecked value in %+v", o)
 		}
 	})

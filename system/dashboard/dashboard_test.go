@@ -26,7 +26,7 @@ func states() map[string]State {
 	bad := good
 	bad.Net = node.NetStatus{Bridge: "vmbr0", Link: "enp1s0", Method: "dhcp", Error: "no answer from a DHCP server after 60 s"}
 	bad.API = node.APIStatus{}
-	bad.Mirror = "the mirror lacks 1 of 2 disks; data is on the others only"
+	bad.Disks = "the mirror lacks 1 of 2 disks; data is on the others only"
 	bad.Services = []node.Service{{Name: "udevd", State: "running"}, {Name: "joistd", State: "backoff", Restarts: 7, Error: "exit status 1"},
 		{Name: "chrony", State: "running", Restarts: 2, Error: "killed by SIGSEGV \x1b[2J"}}
 	bad.Phases = []node.Phase{{Name: "start udevd", State: node.PhaseDone}, {Name: "activate thin pool", State: node.PhaseFailed, Error: "lvm: no such volume"}}
@@ -77,6 +77,31 @@ func TestSerialSaysOnlyNews(t *testing.T) {
 	sc.show(s, 80, 24)
 	if n := strings.Count(b.String(), "Joist 0.1.0"); n != 2 || strings.Contains(b.String(), "\x1b") {
 		t.Errorf("drawn %d times", n)
+	}
+}
+
+// What is wrong with a node's disks is read from what the kernel shows.
+func TestGatherDisks(t *testing.T) {
+	root := t.TempDir()
+	write := func(name, text string) {
+		t.Helper()
+		if err := os.MkdirAll(filepath.Dir(filepath.Join(root, name)), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(root, name), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(node.ConfigFile, `{"storage": {"pool_guid": "77", "pool_name": "rpool"}}`)
+	for state, want := range map[string]string{"ONLINE": "", "DEGRADED": `pool "rpool" lacks a disk`} {
+		write("proc/spl/kstat/zfs/rpool/state", state+"\n")
+		if got := Gather(root).Disks; (got == "") != (want == "") || !strings.HasPrefix(got, want) || len(got) > Cols-4 {
+			t.Errorf("%s: %q", state, got)
+		}
+	}
+	write(node.ConfigFile, `{"storage": {"array_uuid": "u"}}`)
+	if got := Gather(root).Disks; got != "the mirror does not run" {
+		t.Errorf("%q", got)
 	}
 }
 

@@ -22,7 +22,7 @@ type State struct {
 	Services []node.Service
 	Phases   []node.Phase // of the boot
 	InitErr  string       // why PID 1 could not be asked
-	Mirror   string       // what is wrong with the mirror below the state volume
+	Disks    string       // what is wrong with the mirror or the pool that /var is on
 	Booted   string       // when the kernel started, local time
 	CPUs     int
 	Load     float64 // one minute
@@ -189,8 +189,8 @@ func problems(s State) (out []string) {
 			out = append(out, fmt.Sprintf("%s was restarted %d times, last because: %s", v.Name, v.Restarts, v.Error))
 		}
 	}
-	if s.Mirror != "" {
-		out = append(out, s.Mirror)
+	if s.Disks != "" {
+		out = append(out, s.Disks)
 	}
 	if s.Net.Error != "" {
 		out = append(out, "network: "+s.Net.Error)

@@ -18,6 +18,7 @@ import (
 	"joist/api/node"
 	"joist/system/array"
 	"joist/system/console"
+	"joist/system/pool"
 )
 
 const every = 2 * time.Second
@@ -161,7 +162,10 @@ func Gather(root string) State {
 	}
 	s.Node, _ = node.Load(root)
 	if s.Node.Storage.ArrayUUID != "" {
-		s.Mirror = array.Problem(root + "/sys")
+		s.Disks = array.Problem(root + "/sys")
+	}
+	if s.Node.Storage.PoolGUID != "" {
+		s.Disks = pool.Problem(root+"/proc", s.Node.Storage.PoolName)
 	}
 	load(root+node.NetState, &s.Net)
 	load(root+node.APIState, &s.API)

@@ -5,11 +5,13 @@
 package etc
 
 import (
+	"encoding/hex"
 	"fmt"
 	"io/fs"
 	"net/netip"
 	"path"
 	"regexp"
+	"slices"
 	"strings"
 
 	"joist/api/node"
@@ -75,6 +77,9 @@ func Render(in Input) (files []File, problems []string) {
 	if id != "" {
 		files = append(files, File{Path: "machine-id", Mode: 0o444, Text: id + "\n"})
 	}
+	if id, ok := hostID(in.Node.Storage.HostID, &problems); ok {
+		text("hostid", id)
+	}
 	link("resolv.conf", "/run/joist/resolv.conf")
 	link("mtab", "/proc/self/mounts")
 	files = append(files, File{Path: "shadow", Mode: 0o640, Text: shadow(in.Shadow, hash)})
@@ -82,6 +87,21 @@ func Render(in Input) (files []File, problems []string) {
 	text("ssh/sshd_config", sshd(in.HasKeys))
 	text("motd", motd(name, in.Version))
 	return files, problems
+}
+
+// hostID is the file of gethostid(3): the number that the kernel has from its
+// command line and the pool in its labels.
+func hostID(s string, problems *[]string) (string, bool) {
+	if s == "" {
+		return "", false
+	}
+	b, err := hex.DecodeString(s)
+	if err != nil || len(b) != 4 {
+		*problems = append(*problems, fmt.Sprintf("host id %q is not valid; there is none", s))
+		return "", false
+	}
+	slices.Reverse(b) // this machine's order
+	return string(b), true
 }
 
 // hosts gives the node's own name the address that Debian uses where the real

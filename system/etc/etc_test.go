@@ -51,6 +51,22 @@ func TestGolden(t *testing.T) {
 	}
 }
 
+// gethostid(3) reads the number in the machine's own order.
+func TestHostID(t *testing.T) {
+	for id, want := range map[string]string{"01020304": "\x04\x03\x02\x01", "": "", "1234": "", "0102030z": ""} {
+		files, problems := Render(Input{Node: node.Config{Storage: node.Storage{HostID: id}}})
+		got := ""
+		for _, f := range files {
+			if f.Path == "hostid" {
+				got = f.Text
+			}
+		}
+		if got != want || (len(problems) > 0) != (id != "" && want == "") {
+			t.Errorf("%q: %q, problems %q", id, got, problems)
+		}
+	}
+}
+
 func TestBadValuesNeverGetThrough(t *testing.T) {
 	got, problems := render(t, Input{Node: node.Config{Name: "a b\nc", Domain: "x\ny", Timezone: "../../etc/passwd", NTP: []string{"a\nallow all"}},
 		MachineID: "no", RootHash: "x:0:0", Shadow: shadowFile})

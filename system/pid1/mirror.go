@@ -24,7 +24,7 @@ func (s *system) findStorage(ctx context.Context) (string, error) {
 	if err := array.Load(ctx, s.run); err != nil {
 		return "", err
 	}
-	ms, err := members(ctx, s.opt.Array, func() ([]array.Member, error) {
+	ms, err := members(ctx, func() ([]array.Member, error) {
 		devs, err := block.List("/sys")
 		return array.Find(devs, s.opt.Array), err
 	}, mirrorWait)
@@ -39,7 +39,15 @@ func (s *system) findStorage(ctx context.Context) (string, error) {
 
 // members waits for the mirror's members: for all that took part last, and
 // from the first one on no longer than limit.
-func members(ctx context.Context, uuid string, find func() ([]array.Member, error), limit time.Duration) ([]array.Member, error) {
+func members(ctx context.Context, find func() ([]array.Member, error), limit time.Duration) ([]array.Member, error) {
+	return await(ctx, "mirror", find, func(ms []array.Member, since time.Duration) bool {
+		return array.Missing(ms) == 0 || since >= limit
+	})
+}
+
+// await looks for members of what until they are ready; since tells how long
+// the first one has been there.
+func await[M any](ctx context.Context, what string, find func() ([]M, error), ready func(ms []M, since time.Duration) bool) ([]M, error) {
 	var first time.Time
 	for {
 		ms, err := find()
@@ -49,12 +57,12 @@ func members(ctx context.Context, uuid string, find func() ([]array.Member, erro
 		if len(ms) > 0 && first.IsZero() {
 			first = time.Now()
 		}
-		if len(ms) > 0 && (array.Missing(ms) == 0 || time.Since(first) >= limit) {
+		if len(ms) > 0 && ready(ms, time.Since(first)) {
 			return ms, nil
 		}
 		select {
 		case <-ctx.Done():
-			return nil, fmt.Errorf("find mirror %s: no partition %s belongs to it", uuid, dataPartition)
+			return nil, fmt.Errorf("find the %s of the node: no partition %s belongs to it", what, dataPartition)
 		case <-time.After(100 * time.Millisecond):
 		}
 	}

@@ -37,17 +37,17 @@ func TestMembers(t *testing.T) {
 		"one is missing": {later(0, []array.Member{whole}), time.Millisecond, 1},
 		"none at first":  {later(2, []array.Member{alone}), time.Hour, 1},
 	} {
-		if ms, err := members(t.Context(), "u", c.find, c.limit); err != nil || len(ms) != c.want {
+		if ms, err := members(t.Context(), c.find, c.limit); err != nil || len(ms) != c.want {
 			t.Errorf("%s: %v %v", name, ms, err)
 		}
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := members(ctx, "u", later(0, nil), time.Hour); err == nil || !strings.Contains(err.Error(), "no partition joist-data") {
+	if _, err := members(ctx, later(0, nil), time.Hour); err == nil || !strings.Contains(err.Error(), "no partition joist-data") {
 		t.Error(err)
 	}
 	broken := errors.New("no sysfs")
-	if _, err := members(t.Context(), "u", func() ([]array.Member, error) { return nil, broken }, 0); !errors.Is(err, broken) {
+	if _, err := members(t.Context(), func() ([]array.Member, error) { return nil, broken }, 0); !errors.Is(err, broken) {
 		t.Error(err)
 	}
 }

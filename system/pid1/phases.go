@@ -40,6 +40,8 @@ const (
 	phasePool     = "activate thin pool"
 	phaseAppArmor = "load AppArmor profiles"
 	phaseMirror   = "tend mirror"
+	phaseCache    = "bound ZFS's cache"
+	phaseTendPool = "tend pool"
 	phaseEnd      = "end installation"
 	phaseBoot     = "compare boot parts"
 )
@@ -61,6 +63,9 @@ func (s *system) phases() []phase.Phase {
 			phase.Phase{Name: phaseActivate, Fatal: true, Deadline: 2 * time.Minute, Run: s.activateState},
 			phase.Phase{Name: phaseVar, Fatal: true, Deadline: 20 * time.Minute, Run: s.mountVar},
 			phase.Phase{Name: phaseLocal, Deadline: 20 * time.Minute, Run: s.mountLocal})
+		if s.opt.Pool != "" {
+			list = append(list, phase.Phase{Name: phaseCache, Run: s.limitCache})
+		}
 	} else {
 		list = append(list, phase.Phase{Name: "mount /var in memory", Fatal: true, Run: s.memoryVar})
 	}
@@ -89,7 +94,6 @@ func (s *system) nodePhases() []phase.Phase {
 		{Name: phaseHostKey, Background: true, Run: s.hostKey},
 		{Name: phaseServices, Fatal: true, Run: s.startServices},
 		{Name: phaseModules, Background: true, Deadline: backgroundTime, Run: s.modules},
-		{Name: phasePool, Background: true, Deadline: 10 * time.Minute, After: []string{phaseDisks}, Run: s.activatePool},
 		{Name: phaseColdplug, Background: true, Deadline: settleTime, After: []string{phaseDisks}, Run: s.coldplugRest},
 		{Name: phaseAppArmor, Background: true, Deadline: backgroundTime, After: []string{phaseDisks}, Run: s.loadAppArmor},
 		{Name: phaseEnd, Background: true, Deadline: backgroundTime, Run: s.endInstallation},
@@ -98,7 +102,15 @@ func (s *system) nodePhases() []phase.Phase {
 	if s.opt.Array != "" {
 		list = append(list, phase.Phase{Name: phaseMirror, Background: true, Deadline: backgroundTime, After: []string{phaseDisks}, Run: s.tendMirror})
 	}
+	if s.opt.Pool != "" {
+		list = append(list, phase.Phase{Name: phaseTendPool, Background: true, Deadline: backgroundTime, After: []string{phaseDisks}, Run: s.tendPool})
+	} else {
+		list = append(list, phase.Phase{Name: phasePool, Background: true, Deadline: 10 * time.Minute, After: []string{phaseDisks}, Run: s.activatePool})
+	}
 	for _, l := range late {
+		if !slices.ContainsFunc(list, func(p phase.Phase) bool { return p.Name == l.phase }) {
+			continue
+		}
 		list = append(list, phase.Phase{Name: "start " + l.service, Background: true, After: []string{phaseServices, l.phase},
 			Run: func(context.Context) error { return s.start(l.service) }})
 	}
@@ -144,6 +156,9 @@ func (s *system) startUdev(ctx context.Context) error {
 }
 
 func (s *system) activateState(ctx context.Context) (err error) {
+	if s.opt.Pool != "" {
+		return s.openPool(ctx)
+	}
 	if s.data, err = s.findStorage(ctx); err != nil {
 		return err
 	}
@@ -164,6 +179,9 @@ func (s *system) mountLocal(ctx context.Context) error {
 	if err := s.mountVolume(ctx, "local", node.LocalDir, unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOATIME); err != nil {
 		return err
 	}
+	if s.opt.Pool != "" {
+		return nil // swap on a volume of a pool waits for memory that it would have to give
+	}
 	swap, err := volume("/sys", s.opt.StateVG, "swap")
 	if errors.Is(err, os.ErrNotExist) {
 		return nil // made only where the answer asked for it
@@ -173,6 +191,9 @@ func (s *system) mountLocal(ctx context.Context) error {
 }
 
 func (s *system) mountVolume(ctx context.Context, name, target string, flags uintptr) error {
+	if s.opt.Pool != "" {
+		return mountOn(s.pool.name+"/"+name, target, "zfs", flags, "")
+	}
 	dev, err := volume("/sys", s.opt.StateVG, name)
 	if err != nil {
 		return err

@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -46,6 +47,7 @@ type system struct {
 	sup      *supervise.Supervisor
 	dog      *watchdog.Timer
 	data     string // device of the LVM physical volume
+	pool     opened // in place of it
 	end      chan ending
 }
 
@@ -110,6 +112,9 @@ func (s *system) prepare(ctx context.Context) error {
 		return fmt.Errorf("set up control groups: %w", err)
 	}
 	s.specs = services(s.opt.Mode, s.consoles)
+	if s.opt.Pool != "" { // there is no thin pool to watch
+		s.specs = slices.DeleteFunc(s.specs, func(x service.Spec) bool { return x.Name == dmeventd })
+	}
 	sup, err := supervise.New(s.specs, s.machine, s.log.Printf, s.dog.Feed)
 	if err != nil {
 		return err
@@ -125,7 +130,9 @@ func (s *system) running(ctx context.Context) {
 	switch s.opt.Mode {
 	case cmdline.Node:
 		s.log.Printf("          the boot is over")
-		s.sup.Follow(ctx, dmeventd, s.monitor)
+		if s.opt.Pool == "" {
+			s.sup.Follow(ctx, dmeventd, s.monitor)
+		}
 	case cmdline.Install:
 		go s.install(ctx)
 	default:

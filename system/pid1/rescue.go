@@ -13,6 +13,7 @@ import (
 	"joist/internal/run"
 	"joist/system/array"
 	"joist/system/block"
+	"joist/system/pool"
 )
 
 const rescueDir = "/mnt"
@@ -23,6 +24,9 @@ type found struct {
 	guid       string
 	array      string         // UUID of the mirror that the data is on, "" without one
 	members    []array.Member // of that
+
+	pool        string // GUID of the pool that the data is in, "" without one
+	poolMembers []pool.Member
 }
 
 func (f found) String() string {
@@ -55,16 +59,24 @@ func installed(sys string) (out []found) {
 		if slotErr != nil || !ok {
 			continue
 		}
-		f := found{disk: d, data: data, guid: strings.ToLower(t.DiskGUID), array: array.UUID(data.Path())}
+		f := found{disk: d, data: data, guid: strings.ToLower(t.DiskGUID), array: array.UUID(data.Path()), pool: pool.GUID(data.Path())}
+		if slices.ContainsFunc(out, f.sameAs) {
+			continue // another disk of it
+		}
 		if f.array != "" {
-			if slices.ContainsFunc(out, func(o found) bool { return o.array == f.array }) {
-				continue // the other half of a mirror
-			}
 			f.members = array.Find(devs, f.array)
+		}
+		if f.pool != "" {
+			f.poolMembers, _ = pool.Agreeing(pool.Find(devs, f.pool))
 		}
 		out = append(out, f)
 	}
 	return out
+}
+
+// sameAs says whether both are disks of one system.
+func (f found) sameAs(o found) bool {
+	return f.array != "" && f.array == o.array || f.pool != "" && f.pool == o.pool
 }
 
 // storage returns the device of the physical volume. A mirror is started for
@@ -93,42 +105,73 @@ func RescueMount(ctx context.Context, r run.Runner, say func(string)) error {
 		return fmt.Errorf("find installed system: there are %d; disconnect all disks but one system's", len(all))
 	}
 	say(all[0].String())
-	dev, err := all[0].storage(ctx, r)
+	volumes, err := all[0].volumes(ctx, r)
 	if err != nil {
-		return err
-	}
-	out, err := r.Run(ctx, run.Cmd{Path: "lvm", Args: lvmArgs("vgs", dev, "--noheadings", "-o", "vg_name,vg_uuid")})
-	if err != nil {
-		return fmt.Errorf("read volume group on %s: %w", dev, err)
-	}
-	f := strings.Fields(string(out))
-	if len(f) != 2 {
-		return fmt.Errorf("read volume group on %s: there is none", dev)
-	}
-	if err := activateReadOnly(ctx, r, dev, f[0], f[1]); err != nil {
 		return err
 	}
 	if err := unix.Mount("tmpfs", rescueDir, "tmpfs", quiet, "mode=0755"); err != nil && !errors.Is(err, unix.EBUSY) {
 		return fmt.Errorf("mount %s: %w", rescueDir, err)
 	}
+	for _, v := range volumes {
+		at := rescueDir + "/" + v.name
+		if err := mountOn(v.source, at, v.fs, unix.MS_RDONLY|unix.MS_NOSUID|unix.MS_NODEV, v.data); err != nil {
+			return err
+		}
+		say("mounted " + v.name + " read-only on " + at)
+	}
+	return nil
+}
+
+// rescued is a volume as it is to be mounted.
+type rescued struct{ name, source, fs, data string }
+
+// volumes makes state and local available, for reading only.
+func (f found) volumes(ctx context.Context, r run.Runner) ([]rescued, error) {
+	if f.pool != "" {
+		return f.datasets(ctx, r)
+	}
+	dev, err := f.storage(ctx, r)
+	if err != nil {
+		return nil, err
+	}
+	out, err := r.Run(ctx, run.Cmd{Path: "lvm", Args: lvmArgs("vgs", dev, "--noheadings", "-o", "vg_name,vg_uuid")})
+	if err != nil {
+		return nil, fmt.Errorf("read volume group on %s: %w", dev, err)
+	}
+	group := strings.Fields(string(out))
+	if len(group) != 2 {
+		return nil, fmt.Errorf("read volume group on %s: there is none", dev)
+	}
+	if err := activateReadOnly(ctx, r, dev, group[0], group[1]); err != nil {
+		return nil, err
+	}
+	var vs []rescued
 	for _, name := range []string{"state", "local"} {
-		node, err := volume("/sys", f[1], name)
+		node, err := volume("/sys", group[1], name)
 		if errors.Is(err, os.ErrNotExist) {
 			continue
 		}
 		fs, err := fileSystem(node)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		// A journal or log that needs replaying stays as it is (ext4(5), xfs(5)).
 		data := map[string]string{"ext4": "noload", "xfs": "norecovery"}[fs]
-		at := rescueDir + "/" + name
-		if err := mountOn(node, at, fs, unix.MS_RDONLY|unix.MS_NOSUID|unix.MS_NODEV, data); err != nil {
-			return err
-		}
-		say("mounted " + name + " read-only on " + at)
+		vs = append(vs, rescued{name, node, fs, data})
 	}
-	return nil
+	return vs, nil
+}
+
+// datasets opens the pool. Guests' volumes get no devices (zfs(4)).
+func (f found) datasets(ctx context.Context, r run.Runner) ([]rescued, error) {
+	if err := pool.Load(ctx, r, pool.NoVolumes); err != nil {
+		return nil, err
+	}
+	if err := pool.Look(ctx, r, f.pool, f.poolMembers, rescueDir); err != nil {
+		return nil, err
+	}
+	name := f.poolMembers[0].Name
+	return []rescued{{"state", name + "/state", "zfs", ""}, {"local", name + "/local", "zfs", ""}}, nil
 }
 
 func activateReadOnly(ctx context.Context, r run.Runner, dev, name, uuid string) error {

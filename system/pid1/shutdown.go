@@ -18,8 +18,9 @@ import (
 const (
 	guestsTime  = 180 * time.Second // for joistd stop-guests
 	servicesAll = 45 * time.Second
+	closeTime   = 30 * time.Second
 	// lastResort is when the machine restarts whatever still hangs.
-	lastResort = guestsTime + servicesAll + 60*time.Second
+	lastResort = guestsTime + servicesAll + closeTime + 60*time.Second
 )
 
 // shutdown takes the system down in order and does not return.
@@ -47,9 +48,10 @@ func (s *system) shutdown(how ending) {
 func (s *system) ends() []phase.Phase {
 	var list []phase.Phase
 	if s.opt.Mode == cmdline.Node && s.sup != nil {
-		list = append(list,
-			phase.Phase{Name: "stop guests", Deadline: guestsTime, Run: s.stopGuests},
-			phase.Phase{Name: "end monitoring of the thin pool", Deadline: 10 * time.Second, Run: s.endMonitoring})
+		list = append(list, phase.Phase{Name: "stop guests", Deadline: guestsTime, Run: s.stopGuests})
+	}
+	if s.opt.Mode == cmdline.Node && s.sup != nil && s.opt.Pool == "" {
+		list = append(list, phase.Phase{Name: "end monitoring of the thin pool", Deadline: 10 * time.Second, Run: s.endMonitoring})
 	}
 	if s.sup != nil {
 		list = append(list, phase.Phase{Name: "stop services", Deadline: servicesAll, Run: func(ctx context.Context) error {
@@ -57,9 +59,13 @@ func (s *system) ends() []phase.Phase {
 			return nil
 		}})
 	}
-	return append(list,
+	list = append(list,
 		phase.Phase{Name: "end other processes", Run: s.endOthers},
 		phase.Phase{Name: "unmount file systems", Run: s.unmountAll})
+	if s.pool.name != "" {
+		list = append(list, phase.Phase{Name: "close pool", Deadline: closeTime, Run: s.closePool})
+	}
+	return list
 }
 
 // stopGuests lets joistd shut guests down in their order; it reports what it

@@ -47,7 +47,7 @@ func described(c storage.Config) map[string]any {
 	if c.Disable {
 		m["disable"] = 1
 	}
-	for k, v := range map[string]string{"path": c.Path, "vgname": c.VGName, "thinpool": c.Thin} {
+	for k, v := range map[string]string{"path": c.Path, "vgname": c.VGName, "thinpool": c.Thin, "pool": c.Pool} {
 		if v != "" {
 			m[k] = v
 		}

@@ -18,9 +18,8 @@ import (
 	"strings"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"joist/hypervisor/storage"
+	"joist/hypervisor/storage/alone"
 	"joist/internal/run"
 )
 
@@ -39,8 +38,7 @@ type Pool struct {
 	cfg  storage.Config
 	run  run.Runner
 	dev  string        // "/dev"
-	lock string        // file that serialises over processes
-	turn chan struct{} // and within this one
+	lock *alone.Lock   // one change at a time
 	wait time.Duration // for a device to appear
 }
 
@@ -53,8 +51,7 @@ func Open(cfg storage.Config, r run.Runner, lockDir string) (*Pool, error) {
 	if !lvRE.MatchString(cfg.Thin) {
 		return nil, fmt.Errorf("open thin pool: %q cannot name a logical volume", cfg.Thin)
 	}
-	return &Pool{cfg: cfg, run: r, dev: "/dev", lock: filepath.Join(lockDir, "lvm-"+cfg.VGUUID+".lock"),
-		turn: make(chan struct{}, 1), wait: 10 * time.Second}, nil
+	return &Pool{cfg: cfg, run: r, dev: "/dev", lock: alone.New(filepath.Join(lockDir, "lvm-"+cfg.VGUUID+".lock")), wait: 10 * time.Second}, nil
 }
 
 // ID is the storage's id.
@@ -368,34 +365,7 @@ func (p *Pool) Path(ctx context.Context, name string) (string, error) {
 // alone runs f while nobody else of ours changes the group. LVM's own locks
 // keep its metadata whole, but not "find a free name, then take it" together.
 func (p *Pool) alone(ctx context.Context, f func() error) error {
-	select {
-	case p.turn <- struct{}{}:
-	case <-ctx.Done():
-		return fmt.Errorf("wait for the volume group: %w", ctx.Err())
-	}
-	defer func() { <-p.turn }()
-	if err := os.MkdirAll(filepath.Dir(p.lock), 0o755); err != nil {
-		return fmt.Errorf("lock volume group: %w", err)
-	}
-	l, err := os.OpenFile(p.lock, os.O_RDWR|os.O_CREATE, 0o600)
-	if err != nil {
-		return fmt.Errorf("lock volume group: %w", err)
-	}
-	defer l.Close() // lets go of the lock: flock(2)
-	for {
-		err := unix.Flock(int(l.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-		if err == nil {
-			return f()
-		}
-		if !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR) {
-			return fmt.Errorf("lock volume group: %w", err)
-		}
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("wait for the volume group: %w", ctx.Err())
-		case <-time.After(20 * time.Millisecond):
-		}
-	}
+	return p.lock.Do(ctx, "the volume group", f)
 }
 
 var (

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"joist/hypervisor/storage"
+	"joist/hypervisor/storage/alone"
 	"joist/internal/run"
 )
 
@@ -236,7 +237,8 @@ func TestActivate(t *testing.T) {
 func TestConcurrent(t *testing.T) {
 	a, f, s := newPool(t)
 	b := *a
-	b.turn = make(chan struct{}, 1)
+	lock := filepath.Join(t.TempDir(), "group.lock")
+	a.lock, b.lock = alone.New(lock), alone.New(lock)
 	b.run = s
 	var wg sync.WaitGroup
 	var names sync.Map

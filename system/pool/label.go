@@ -1,0 +1,138 @@
+package pool
+
+import (
+	"encoding/binary"
+	"errors"
+	"io"
+)
+
+// Where the list of a vdev's label is (include/sys/vdev_impl.h, vdev_label_t):
+// behind 16 KiB of the label, two of which are at the beginning of the device.
+const (
+	labelSize = 256 << 10
+	listAt    = 16 << 10
+	listSize  = 112 << 10
+)
+
+// values is a list of names and values, nvlist_t of OpenZFS. Of the types only
+// those that are asked for are kept: uint64, string, values and []values; of
+// an array of numbers their count.
+type values map[string]any
+
+func (v values) number(name string) uint64 { n, _ := v[name].(uint64); return n }
+func (v values) text(name string) string   { s, _ := v[name].(string); return s }
+
+// The types of values (include/sys/nvpair.h, data_type_t).
+const (
+	typeBoolean = 1
+	typeNumber  = 8
+	typeText    = 9
+	typeNumbers = 16
+	typeList    = 19
+	typeLists   = 20
+)
+
+// maxDepth is more than a label has: list, vdev, its disks, a replacement.
+const maxDepth = 8
+
+var errList = errors.New("not a list of names and values")
+
+// reader takes XDR (RFC 4506) apart.
+type reader struct {
+	b   []byte
+	bad bool
+}
+
+func (r *reader) take(n int) []byte {
+	if n < 0 || n > len(r.b) {
+		r.b, r.bad = nil, true
+		return make([]byte, 8)
+	}
+	out := r.b[:n]
+	r.b = r.b[n:]
+	return out
+}
+
+func (r *reader) u32() int { return int(binary.BigEndian.Uint32(r.take(4))) }
+
+func (r *reader) text() string {
+	n := r.u32()
+	if n < 0 || n > len(r.b) {
+		r.bad = true
+		return ""
+	}
+	s := string(r.take(n))
+	r.take((4 - n%4) % 4)
+	return s
+}
+
+// list reads one list to its end mark, two zeros (module/nvpair/nvpair.c).
+func (r *reader) list(depth int) values {
+	out := values{}
+	if depth > maxDepth {
+		r.bad = true
+		return out
+	}
+	r.take(8) // version and flags
+	for !r.bad {
+		size := r.u32()
+		r.u32() // its size in memory
+		if size == 0 {
+			break
+		}
+		p := &reader{b: r.take(size - 8)}
+		if r.bad {
+			break
+		}
+		name, kind, count := p.text(), p.u32(), p.u32()
+		switch kind {
+		case typeBoolean:
+			out[name] = uint64(1)
+		case typeNumber:
+			out[name] = binary.BigEndian.Uint64(p.take(8))
+		case typeText:
+			out[name] = p.text()
+		case typeNumbers:
+			out[name] = uint64(count)
+		case typeList:
+			out[name] = p.list(depth + 1)
+		case typeLists:
+			var l []values
+			for range min(count, len(p.b)/8) {
+				l = append(l, p.list(depth+1))
+			}
+			out[name] = l
+		}
+		r.bad = r.bad || p.bad
+	}
+	return out
+}
+
+// parse reads a label's list.
+func parse(b []byte) (values, error) {
+	if len(b) < 12 || b[0] != 1 { // encoding: XDR
+		return nil, errList
+	}
+	r := &reader{b: b[4:]}
+	v := r.list(0)
+	if r.bad {
+		return nil, errList
+	}
+	return v, nil
+}
+
+// readLabel reads the newer of the two labels at the beginning of a vdev.
+func readLabel(r io.ReaderAt) (values, bool) {
+	var best values
+	for i := range int64(2) {
+		b := make([]byte, listSize)
+		if _, err := r.ReadAt(b, i*labelSize+listAt); err != nil {
+			continue
+		}
+		v, err := parse(b)
+		if err == nil && v.number("pool_guid") != 0 && (best == nil || v.number("txg") > best.number("txg")) {
+			best = v
+		}
+	}
+	return best, best != nil
+}

@@ -1,0 +1,305 @@
+// Package pool opens and watches the ZFS pool of a node. Nothing else of the
+// system opens pools. Members are found by the pool's GUID in their labels,
+// whatever the pool or they are called; what the labels say about each other
+// decides how many are waited for, whether those that are there are enough, and
+// whether one that was used alone may take part.
+package pool
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+
+	"joist/internal/run"
+	"joist/system/block"
+)
+
+// NoVolumes is the module's option that gives guests' volumes no devices.
+const NoVolumes = "zvol_inhibit_dev=1"
+
+// Member is a device with a label of the pool.
+type Member struct {
+	Path string
+	Name string // of the pool
+	GUID uint64 // of this vdev
+	Txg  uint64 // of the label: the higher, the newer
+	Tops int    // vdevs that the pool is spread over
+	Top  Node   // the one of them that this belongs to
+}
+
+// Node is a vdev: a device, or a group of them.
+type Node struct {
+	Type     string // "disk", "mirror", "raidz" …
+	GUID     uint64
+	Parity   int  // of a raidz
+	Gone     bool // was not there when the label was written
+	Children []Node
+}
+
+func node(v values) Node {
+	n := Node{Type: v.text("type"), GUID: v.number("guid"), Parity: int(v.number("nparity") & 3)}
+	for _, word := range []string{"not_present", "offline", "faulted", "removed"} {
+		n.Gone = n.Gone || v.number(word) != 0
+	}
+	children, _ := v["children"].([]values)
+	for _, c := range children {
+		n.Children = append(n.Children, node(c))
+	}
+	return n
+}
+
+// leaves calls f with each device below n.
+func (n Node) leaves(f func(Node)) {
+	if len(n.Children) == 0 {
+		f(n)
+	}
+	for _, c := range n.Children {
+		c.leaves(f)
+	}
+}
+
+// works says whether n can be read from the devices that are there
+// (zpoolconcepts(7)).
+func (n Node) works(there map[uint64]bool) bool {
+	if len(n.Children) == 0 {
+		return there[n.GUID]
+	}
+	lost := 0
+	for _, c := range n.Children {
+		if !c.works(there) {
+			lost++
+		}
+	}
+	if n.Type == "raidz" {
+		return lost <= n.Parity
+	}
+	return lost < len(n.Children) // a mirror, or one disk in the place of another
+}
+
+// namePattern is what zpool-create(8) takes.
+var namePattern = regexp.MustCompile(`^[a-zA-Z][a-zA-Z0-9_.:-]{0,200}$`)
+
+// member makes one of a label.
+func member(v values) (m Member, guid string, ok bool) {
+	tree, _ := v["vdev_tree"].(values)
+	m = Member{Name: v.text("name"), GUID: v.number("guid"), Txg: v.number("txg"), Top: node(tree)}
+	m.Tops = int(min(v.number("vdev_children"), 1<<16)) - int(min(v.number("hole_array"), 1<<16))
+	return m, strconv.FormatUint(v.number("pool_guid"), 10), tree != nil && namePattern.MatchString(m.Name)
+}
+
+// GUID is that of the pool that a device belongs to, "" where it belongs to
+// none.
+func GUID(device string) string {
+	f, err := os.Open(device)
+	if err != nil {
+		return ""
+	}
+	defer f.Close()
+	if v, ok := readLabel(f); ok {
+		if _, guid, ok := member(v); ok {
+			return guid
+		}
+	}
+	return ""
+}
+
+// Find returns the members of the pool with that GUID that are there. Whoever
+// added disks to the pool may have given them whole.
+func Find(devs []block.Device, guid string) []Member {
+	var out []Member
+	for _, d := range devs {
+		if d.Bytes == 0 {
+			continue
+		}
+		f, err := os.Open(d.Path())
+		if err != nil {
+			continue
+		}
+		v, ok := readLabel(f)
+		f.Close()
+		if !ok {
+			continue
+		}
+		if m, of, ok := member(v); ok && of == guid {
+			m.Path = d.Path()
+			out = append(out, m)
+		}
+	}
+	return out
+}
+
+// newest is the label to believe.
+func newest(ms []Member) Member {
+	return slices.MaxFunc(ms, func(a, b Member) int { return int(min(max(int64(a.Txg-b.Txg), -1), 1)) })
+}
+
+// tops are the vdevs that the pool is spread over as far as they are known, each
+// as the newest label of its devices describes it.
+func tops(ms []Member) map[uint64]Member {
+	out := map[uint64]Member{}
+	for _, m := range ms {
+		if t, ok := out[m.Top.GUID]; !ok || m.Txg > t.Txg {
+			out[m.Top.GUID] = m
+		}
+	}
+	return out
+}
+
+func present(ms []Member) map[uint64]bool {
+	out := map[uint64]bool{}
+	for _, m := range ms {
+		out[m.GUID] = true
+	}
+	return out
+}
+
+// Missing says how many devices are still to come: those that took part when
+// the pool was open last.
+func Missing(ms []Member) int {
+	if len(ms) == 0 {
+		return 1
+	}
+	there, known := present(ms), tops(ms)
+	n := max(newest(ms).Tops-len(known), 0)
+	for _, t := range known {
+		t.Top.leaves(func(l Node) {
+			if !l.Gone && !there[l.GUID] {
+				n++
+			}
+		})
+	}
+	return n
+}
+
+// Enough says whether the pool can be opened with these.
+func Enough(ms []Member) bool {
+	known := tops(ms)
+	if len(ms) == 0 || newest(ms).Tops > len(known) {
+		return false
+	}
+	there := present(ms)
+	for _, t := range known {
+		if !t.Top.works(there) {
+			return false
+		}
+	}
+	return true
+}
+
+// Agreeing leaves out members that were used without each other: each has
+// changes that the other knows nothing of, and the pool goes on with the newer
+// ones. why says it of those that stay out.
+func Agreeing(ms []Member) (out []Member, why []string) {
+	misses := func(m Member, guid uint64) (yes bool) {
+		m.Top.leaves(func(l Node) { yes = yes || l.GUID == guid && l.Gone })
+		return yes
+	}
+	for _, m := range ms {
+		older := slices.ContainsFunc(ms, func(o Member) bool {
+			return o.GUID != m.GUID && o.Txg >= m.Txg && misses(o, m.GUID) && misses(m, o.GUID)
+		})
+		if !older {
+			out = append(out, m)
+			continue
+		}
+		why = append(why, fmt.Sprintf("%s was used without the other disks meanwhile and stays out of the pool; to give up what it holds: "+
+			"zpool labelclear -f %s && zpool replace %s %d %s", m.Path, m.Path, m.Name, m.GUID, m.Path))
+	}
+	return out, why
+}
+
+// Load has the kernel know pools. Options are the module's.
+func Load(ctx context.Context, r run.Runner, options ...string) error {
+	if _, err := r.Run(ctx, run.Cmd{Path: "modprobe", Args: append([]string{"zfs"}, options...)}); err != nil {
+		return fmt.Errorf("load the ZFS module: %w", err)
+	}
+	return nil
+}
+
+// Import opens the pool of the members, and no other device is looked at. It
+// mounts nothing.
+func Import(ctx context.Context, r run.Runner, guid string, ms []Member) error {
+	return open(ctx, r, guid, ms)
+}
+
+// Look opens it for reading only, whoever used it last; a log that needs to be
+// replayed stays as it is.
+func Look(ctx context.Context, r run.Runner, guid string, ms []Member, root string) error {
+	return open(ctx, r, guid, ms, "-f", "-o", "readonly=on", "-R", root)
+}
+
+func open(ctx context.Context, r run.Runner, guid string, ms []Member, more ...string) error {
+	args := append([]string{"import", "-N", "-o", "cachefile=none"}, more...)
+	for _, m := range ms {
+		args = append(args, "-d", m.Path)
+	}
+	if _, err := r.Run(ctx, run.Cmd{Path: "zpool", Args: append(args, guid)}); err != nil {
+		return fmt.Errorf("open pool %s: %w", guid, err)
+	}
+	return nil
+}
+
+// Export closes the pool: all is written, and any machine may open it.
+func Export(ctx context.Context, r run.Runner, name string) error {
+	if _, err := r.Run(ctx, run.Cmd{Path: "zpool", Args: []string{"export", name}}); err != nil {
+		return fmt.Errorf("close pool %q: %w", name, err)
+	}
+	return nil
+}
+
+// Return has members take part that came after the pool was opened with others.
+func Return(ctx context.Context, r run.Runner, name string, ms []Member) error {
+	var errs []error
+	for _, m := range ms {
+		if _, err := r.Run(ctx, run.Cmd{Path: "zpool", Args: []string{"online", name, strconv.FormatUint(m.GUID, 10)}}); err != nil {
+			errs = append(errs, fmt.Errorf("take %s back into the pool: %w", m.Path, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// minCache is the least that ZFS takes for the bound of its cache's lower end
+// (zfs(4), zfs_arc_min).
+const minCache = 32 << 20
+
+// Limit bounds the memory that ZFS caches in (zfs(4), zfs_arc_max). The kernel
+// refuses a bound below the cache's lower end, which it derives from the
+// memory; that is then moved first.
+func Limit(sys string, bytes int64) error {
+	set := func(name string, n int64) error {
+		return os.WriteFile(filepath.Join(sys, "module/zfs/parameters", name), []byte(strconv.FormatInt(n, 10)), 0)
+	}
+	err := set("zfs_arc_max", bytes)
+	if err == nil {
+		return nil
+	}
+	if err := errors.Join(set("zfs_arc_min", max(bytes/2, minCache)), set("zfs_arc_max", bytes)); err != nil {
+		return fmt.Errorf("bound ZFS's cache to %d bytes: %w", bytes, err)
+	}
+	return nil
+}
+
+// Problem says what a person should know about the open pool, "" when it is
+// whole. It reads what the module shows below proc.
+func Problem(proc, name string) string {
+	b, err := os.ReadFile(filepath.Join(proc, "spl/kstat/zfs", name, "state"))
+	state := strings.TrimSpace(string(b))
+	switch {
+	case err != nil:
+		return fmt.Sprintf("pool %q is not open", name)
+	case state == "ONLINE":
+		return ""
+	case state == "SUSPENDED":
+		return fmt.Sprintf("pool %q waits for its disks; connect them, then: zpool clear %s", name, name)
+	case state == "DEGRADED":
+		return fmt.Sprintf("pool %q lacks a disk; data is on the others only (zpool status %s)", name, name)
+	default:
+		return fmt.Sprintf("pool %q is %s (zpool status %s)", name, state, name)
+	}
+}

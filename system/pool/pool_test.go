@@ -1,0 +1,247 @@
+package pool
+
+import (
+	"encoding/binary"
+	"errors"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"joist/internal/run"
+)
+
+func u32(n int) []byte { return binary.BigEndian.AppendUint32(nil, uint32(n)) }
+
+func str(s string) []byte {
+	return append(append(u32(len(s)), s...), make([]byte, (4-len(s)%4)%4)...)
+}
+
+// encode is the inverse of list.
+func encode(v values) []byte {
+	out := append(u32(0), u32(1)...)
+	for _, name := range slices.Sorted(maps.Keys(v)) {
+		kind, count, data := 0, 1, []byte(nil)
+		switch x := v[name].(type) {
+		case uint64:
+			kind, data = typeNumber, binary.BigEndian.AppendUint64(nil, x)
+		case string:
+			kind, data = typeText, str(x)
+		case values:
+			kind, data = typeList, encode(x)
+		case []values:
+			kind, count = typeLists, len(x)
+			for _, c := range x {
+				data = append(data, encode(c)...)
+			}
+		case []uint64:
+			kind, count = typeNumbers, len(x)
+			for _, n := range x {
+				data = binary.BigEndian.AppendUint64(data, n)
+			}
+		case bool:
+			kind, count = typeBoolean, 0
+		}
+		p := slices.Concat(str(name), u32(kind), u32(count), data)
+		out = slices.Concat(out, u32(8+len(p)), u32(0), p)
+	}
+	return append(out, make([]byte, 8)...)
+}
+
+func disk(guid uint64, words ...string) values {
+	v := values{"type": "disk", "guid": guid, "path": "/dev/vda5"}
+	for _, w := range words {
+		v[w] = uint64(1)
+	}
+	return v
+}
+
+func group(typ string, guid, parity uint64, children ...values) values {
+	return values{"type": typ, "guid": guid, "nparity": parity, "children": children}
+}
+
+// vdev is the beginning of a device with these two labels.
+func vdev(labels ...values) []byte {
+	b := make([]byte, 2*labelSize)
+	for i, v := range labels {
+		copy(b[i*labelSize+listAt:], append([]byte{1, 1, 0, 0}, encode(v)...))
+	}
+	return b
+}
+
+func label(guid, txg uint64, tops uint64, tree values) values {
+	return values{"name": "rpool", "pool_guid": uint64(77), "guid": guid, "txg": txg, "vdev_children": tops, "vdev_tree": tree,
+		"features_for_read": values{"com.delphix:hole_birth": true}, "hole_array": []uint64{}}
+}
+
+func of(guid, txg, tops uint64, tree values) Member {
+	m, _, _ := member(label(guid, txg, tops, tree))
+	m.Path = "/dev/vd" + string(rune('a'+guid%10-1)) + "5"
+	return m
+}
+
+func TestLabels(t *testing.T) {
+	dev := filepath.Join(t.TempDir(), "vda5")
+	tree := disk(11)
+	for name, c := range map[string]struct {
+		b    []byte
+		guid string
+		txg  uint64
+	}{
+		"new first":  {vdev(label(11, 9, 1, tree), label(11, 5, 1, tree)), "77", 9},
+		"new second": {vdev(label(11, 5, 1, tree), label(11, 9, 1, tree)), "77", 9},
+		"one torn":   {vdev(values{}, label(11, 5, 1, tree)), "77", 5},
+		"none":       {make([]byte, 2*labelSize), "", 0},
+		"short":      {make([]byte, 4096), "", 0},
+		"bad name":   {vdev(values{"name": "-f", "pool_guid": uint64(77), "vdev_tree": tree}), "", 0},
+	} {
+		if err := os.WriteFile(dev, c.b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if got := GUID(dev); got != c.guid {
+			t.Errorf("%s: GUID %q", name, got)
+		}
+		f, err := os.Open(dev)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if v, ok := readLabel(f); c.guid != "" && (!ok || v.number("txg") != c.txg) {
+			t.Errorf("%s: txg %d", name, v.number("txg"))
+		}
+		f.Close()
+	}
+}
+
+func FuzzParse(f *testing.F) {
+	f.Add(append([]byte{1, 1, 0, 0}, encode(label(1, 2, 1, group("mirror", 3, 0, disk(1), disk(2))))...))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		v, err := parse(b)
+		if err != nil {
+			return
+		}
+		if m, _, ok := member(v); ok && !namePattern.MatchString(m.Name) {
+			t.Errorf("the name %q is taken", m.Name)
+		}
+	})
+}
+
+// mirrored is the tree of a mirror of the devices 1 and 2.
+func mirrored(of1, of2 []string) values {
+	return group("mirror", 50, 0, disk(1, of1...), disk(2, of2...))
+}
+
+func TestWaiting(t *testing.T) {
+	gone := []string{"not_present"}
+	both := mirrored(nil, nil)
+	z2 := group("raidz", 60, 2, disk(1), disk(2), disk(3), disk(4))
+	left, right := group("mirror", 51, 0, disk(1), disk(2)), group("mirror", 52, 0, disk(3), disk(4))
+	replaced := group("mirror", 50, 0, disk(1), group("replacing", 55, 0, disk(2), disk(3)))
+	for name, c := range map[string]struct {
+		ms      []Member
+		missing int
+		enough  bool
+	}{
+		"nothing":                   {nil, 1, false},
+		"single":                    {[]Member{of(1, 5, 1, disk(1))}, 0, true},
+		"half of a stripe":          {[]Member{of(1, 5, 2, disk(1))}, 1, false},
+		"mirror":                    {[]Member{of(1, 5, 1, both), of(2, 5, 1, both)}, 0, true},
+		"mirror, one missing":       {[]Member{of(2, 5, 1, both)}, 1, true},
+		"mirror, one known gone":    {[]Member{of(2, 9, 1, mirrored(gone, nil))}, 0, true},
+		"mirror, the gone is back":  {[]Member{of(1, 5, 1, both), of(2, 9, 1, mirrored(gone, nil))}, 0, true},
+		"a disk being replaced":     {[]Member{of(3, 9, 1, replaced)}, 2, true},
+		"raidz2, two missing":       {[]Member{of(1, 5, 1, z2), of(4, 5, 1, z2)}, 2, true},
+		"raidz2, three missing":     {[]Member{of(4, 5, 1, z2)}, 3, false},
+		"raid10, one of each":       {[]Member{of(1, 5, 2, left), of(4, 5, 2, right)}, 2, true},
+		"raid10, a pair is missing": {[]Member{of(1, 5, 2, left), of(2, 5, 2, left)}, 1, false},
+		"switched off by a person":  {[]Member{of(2, 9, 1, mirrored([]string{"offline"}, nil))}, 0, true},
+		"labels of different ages":  {[]Member{of(1, 9, 1, mirrored(nil, gone)), of(2, 5, 1, both)}, 0, true},
+	} {
+		if n, ok := Missing(c.ms), Enough(c.ms); n != c.missing || ok != c.enough {
+			t.Errorf("%s: %d missing, enough %v", name, n, ok)
+		}
+	}
+	// what was removed leaves a hole in the count
+	v := label(1, 5, 2, disk(1))
+	v["hole_array"] = uint64(1)
+	if m, _, _ := member(v); Missing([]Member{m}) != 0 {
+		t.Error("a hole is waited for")
+	}
+}
+
+// Of disks that were used without each other the newer one counts.
+func TestAgreeing(t *testing.T) {
+	gone := []string{"not_present"}
+	a, b := of(1, 8, 1, mirrored(nil, gone)), of(2, 9, 1, mirrored(gone, nil))
+	ms, why := Agreeing([]Member{a, b})
+	if len(ms) != 1 || ms[0].GUID != 2 || len(why) != 1 || !strings.Contains(why[0], "/dev/vda5 was used without") || !strings.Contains(why[0], "zpool replace rpool 1 /dev/vda5") {
+		t.Errorf("%v %q", ms, why)
+	}
+	for _, ok := range [][]Member{{of(1, 5, 1, mirrored(nil, nil)), b}, {a}, {of(1, 5, 1, mirrored(nil, nil)), of(2, 5, 1, mirrored(nil, nil))}} {
+		if ms, why := Agreeing(ok); len(ms) != len(ok) || why != nil {
+			t.Errorf("%v: %q", ok, why)
+		}
+	}
+}
+
+func TestCommands(t *testing.T) {
+	r := &run.Script{}
+	ms := []Member{{Path: "/dev/vda5", GUID: 1}, {Path: "/dev/vdb5", GUID: 2}}
+	err := errors.Join(Load(t.Context(), r), Load(t.Context(), r, NoVolumes), Import(t.Context(), r, "77", ms), Look(t.Context(), r, "77", ms[:1], "/mnt"),
+		Return(t.Context(), r, "rpool", ms[1:]), Export(t.Context(), r, "rpool"))
+	want := `modprobe zfs
+modprobe zfs zvol_inhibit_dev=1
+zpool import -N -o cachefile=none -d /dev/vda5 -d /dev/vdb5 77
+zpool import -N -o cachefile=none -f -o readonly=on -R /mnt -d /dev/vda5 77
+zpool online rpool 2
+zpool export rpool`
+	if got := strings.Join(r.Calls(), "\n"); err != nil || got != want {
+		t.Errorf("%v, ran\n%s", err, got)
+	}
+	r.Answer = func(run.Cmd) ([]byte, error) { return nil, errors.New("no such device") }
+	for what, err := range map[string]error{"open pool 77": Import(t.Context(), r, "77", ms), "take /dev/vda5 back": Return(t.Context(), r, "rpool", ms), `close pool "rpool"`: Export(t.Context(), r, "rpool")} {
+		if err == nil || !strings.Contains(err.Error(), what) || !strings.Contains(err.Error(), "no such device") {
+			t.Error(err)
+		}
+	}
+}
+
+func TestLimit(t *testing.T) {
+	sys := t.TempDir()
+	if err := Limit(sys, 1<<30); err == nil {
+		t.Error("bounded without a module")
+	}
+	dir := filepath.Join(sys, "module/zfs/parameters")
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "zfs_arc_max"), nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := Limit(sys, 1<<30); err != nil {
+		t.Error(err)
+	}
+	if b, _ := os.ReadFile(filepath.Join(dir, "zfs_arc_max")); string(b) != "1073741824" {
+		t.Errorf("%q", b)
+	}
+}
+
+func TestProblem(t *testing.T) {
+	proc := t.TempDir()
+	if got := Problem(proc, "rpool"); got != `pool "rpool" is not open` {
+		t.Error(got)
+	}
+	dir := filepath.Join(proc, "spl/kstat/zfs/rpool")
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for state, want := range map[string]string{"ONLINE": "", "DEGRADED": "lacks a disk", "SUSPENDED": "zpool clear rpool", "FAULTED": "is FAULTED"} {
+		if err := os.WriteFile(filepath.Join(dir, "state"), []byte(state+"\n"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if got := Problem(proc, "rpool"); (got == "") != (want == "") || !strings.Contains(got, want) {
+			t.Errorf("%s: %s", state, got)
+		}
+	}
+}
