@@ -17,8 +17,8 @@ import (
 )
 
 const (
-	poolID  = "11400714819323198485"
-	kstat = "/proc/spl/kstat/zfs/" + plan.PoolName
+	poolID = "11400714819323198485"
+	kstat  = "/proc/spl/kstat/zfs/" + plan.PoolName
 )
 
 // pool is a layout on ZFS.

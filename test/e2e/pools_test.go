@@ -173,9 +173,13 @@ func survives(t *testing.T, raid string, disks int, losses ...[]int) {
 	}
 }
 
-func TestLayoutZ10(t *testing.T) { survives(t, "raid10", 4, []int{1}, []int{2}, []int{3}, []int{4}, []int{2, 3}) }
-func TestLayoutZ1(t *testing.T)  { survives(t, "raidz-1", 3, []int{1}, []int{2}, []int{3}) }
-func TestLayoutZ2(t *testing.T)  { survives(t, "raidz-2", 4, []int{1}, []int{2}, []int{3}, []int{4}, []int{1, 2}) }
+func TestLayoutZ10(t *testing.T) {
+	survives(t, "raid10", 4, []int{1}, []int{2}, []int{3}, []int{4}, []int{2, 3})
+}
+func TestLayoutZ1(t *testing.T) { survives(t, "raidz-1", 3, []int{1}, []int{2}, []int{3}) }
+func TestLayoutZ2(t *testing.T) {
+	survives(t, "raidz-2", 4, []int{1}, []int{2}, []int{3}, []int{4}, []int{1, 2})
+}
 func TestLayoutZ3(t *testing.T) {
 	survives(t, "raidz-3", 5, []int{1}, []int{2}, []int{3}, []int{4}, []int{5}, []int{1, 3, 5})
 }
