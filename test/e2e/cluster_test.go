@@ -294,6 +294,7 @@ func TestCluster(t *testing.T) {
 		t.Logf("the cluster is back %s after the leases changed, which last a minute", time.Since(begun).Round(time.Second))
 	})
 
+	whole := t // its machines must outlive the part that restarts them
 	t.Run("power cut", func(t *testing.T) {
 		all := []*runningNode{n1, n2, n3}
 		for i, n := range all {
@@ -311,7 +312,7 @@ func TestCluster(t *testing.T) {
 				t.Errorf("without %s changes waited for %s, an election takes %s", n.Name, pause, electionTime)
 			}
 			n.closeSSH()
-			n.boot(t, n.disk)
+			n.boot(whole, n.disk)
 			asked.wantMembers(t, "node1 voter", "node2 voter", "node3 voter")
 		}
 	})
