@@ -174,6 +174,13 @@ func (b *Builder) buildTime(ctx context.Context) (time.Time, error) {
 // prepare does what every artefact needs: the packages of its sets and the
 // tools.
 func (b *Builder) prepare(ctx context.Context, sets ...string) error {
+	empty, err := os.MkdirTemp(b.work, "check-*")
+	if err != nil {
+		return err
+	}
+	if err := sandbox.Check(ctx, empty); err != nil {
+		return err
+	}
 	if err := b.fetch(ctx, append(sets, setTools)...); err != nil {
 		return err
 	}

@@ -181,7 +181,7 @@ func TestProxyAndLoginAreUsed(t *testing.T) {
 			w.WriteHeader(http.StatusUnauthorized)
 			return
 		}
-		m.serve(w, r)
+		m.Serve(w, r)
 	}))
 	defer proxy.Close()
 	for password, ok := range map[string]bool{"secret": true, "hidden": false} {

@@ -44,6 +44,7 @@ type Config struct {
 	Transport  http.RoundTripper // nil means one with apt's proxy
 	Now        func() time.Time  // nil means time.Now
 	Log        *slog.Logger      // nil means silence
+	Pause      time.Duration     // before the first retry, then doubled; 0 means half a second
 }
 
 // DefaultCache is the folder packages are kept in between builds.
@@ -63,7 +64,6 @@ type Client struct {
 	apt   aptConfig
 	http  *http.Client
 	store store
-	pause time.Duration // before the first retry
 
 	mu       sync.Mutex // guards the rest; held while a mirror is being found
 	bases    map[Archive]string
@@ -100,7 +100,10 @@ func New(cfg Config) (*Client, error) {
 			return nil, err
 		}
 	}
-	c := &Client{cfg: cfg, apt: readApt(cfg.Root), store: store{dir: cfg.Cache}, pause: firstPause,
+	if cfg.Pause == 0 {
+		cfg.Pause = firstPause
+	}
+	c := &Client{cfg: cfg, apt: readApt(cfg.Root), store: store{dir: cfg.Cache},
 		bases: map[Archive]string{}, releases: map[string]*Release{}, indexes: map[string]*Index{}}
 	c.notes = slices.Clone(c.apt.findings)
 	if cfg.Transport == nil {

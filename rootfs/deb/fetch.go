@@ -138,7 +138,15 @@ func (c *Client) fetch(ctx context.Context, b blob, advance func(int64)) (string
 // earlier one does not have.
 func (c *Client) download(ctx context.Context, b blob, p *part) (err error) {
 	for _, u := range b.urls {
-		err = c.retry(ctx, func() error { return c.transfer(ctx, u, p) })
+		// A connection that breaks again and again still brings the file, as long
+		// as each round brings a worthwhile piece.
+		for {
+			before := p.n
+			err = c.retry(ctx, func() error { return c.transfer(ctx, u, p) })
+			if err == nil || ctx.Err() != nil || !passing(err) || p.n-before < max(1, b.size/100) {
+				break
+			}
+		}
 		if !isGone(err) {
 			return err
 		}

@@ -3,12 +3,9 @@ package deb
 import (
 	"bytes"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"net/http"
-	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -17,116 +14,41 @@ import (
 	"time"
 
 	"github.com/ProtonMail/go-crypto/openpgp"
-	"github.com/ProtonMail/go-crypto/openpgp/clearsign"
-	"github.com/ProtonMail/go-crypto/openpgp/packet"
-	"github.com/ulikunitz/xz"
 
 	"joist/internal/finding"
 	"joist/internal/progress"
 	"joist/rootfs/lock"
+	"joist/test/archive"
 )
 
-var day = time.Date(2026, 11, 21, 12, 0, 0, 0, time.UTC)
+var day = archive.Day()
 
-// signing makes small keys on the day before: the client's clock is fixed.
-func signing() *packet.Config {
-	return &packet.Config{Algorithm: packet.PubKeyAlgoEdDSA, Time: func() time.Time { return day.AddDate(0, 0, -1) }}
-}
+func newKey(t *testing.T) *openpgp.Entity { return archive.NewKey(t) }
 
-func newKey(t *testing.T) *openpgp.Entity {
-	t.Helper()
-	e, err := openpgp.NewEntity("test", "", "test@archive.example", signing())
-	if err != nil {
-		t.Fatal(err)
-	}
-	return e
-}
+func sum(b []byte) string { return archive.Sum(b) }
 
-// mirror is an archive in memory.
+// mirror is an archive with a few packages.
 type mirror struct {
-	t        *testing.T
-	main, se *openpgp.Entity
-	files    map[string][]byte
-	handler  func(w http.ResponseWriter, r *http.Request) bool // first say
-	mu       sync.Mutex
-	asked    []string
-	*httptest.Server
+	*archive.Mirror
+	t *testing.T
 }
 
 func newMirror(t *testing.T) *mirror {
-	m := &mirror{t: t, main: newKey(t), se: newKey(t), files: map[string][]byte{}}
-	m.Server = httptest.NewServer(http.HandlerFunc(m.serve))
-	t.Cleanup(m.Close)
-	m.suite("debian", "trixie", m.main, "", m.stanza("aa", "1", []byte(strings.Repeat("content of aa ", 5000)), "Depends: bb"),
+	m := &mirror{archive.New(t), t}
+	m.Suite("debian", "trixie", m.Main, "", m.stanza("aa", "1", []byte(strings.Repeat("content of aa ", 5000)), "Depends: bb"),
 		m.stanza("bb", "1", []byte("old bb"), ""))
-	m.suite("debian", "trixie-updates", m.main, "Valid-Until: Fri, 27 Nov 2026 02:11:10 UTC\n")
-	m.suite("debian-security", "trixie-security", m.se, "Valid-Until: Fri, 27 Nov 2026 02:11:10 UTC\n", m.stanza("bb", "2", []byte("new bb"), ""))
+	m.Suite("debian", "trixie-updates", m.Main, "Valid-Until: Fri, 27 Nov 2026 02:11:10 UTC\n")
+	m.Suite("debian-security", "trixie-security", m.Security, "Valid-Until: Fri, 27 Nov 2026 02:11:10 UTC\n", m.stanza("bb", "2", []byte("new bb"), ""))
 	return m
 }
 
-func (m *mirror) serve(w http.ResponseWriter, r *http.Request) {
-	m.mu.Lock()
-	m.asked = append(m.asked, r.URL.Path)
-	m.mu.Unlock()
-	if m.handler != nil && m.handler(w, r) {
-		return
-	}
-	body, ok := m.files[r.URL.Path]
-	if !ok {
-		http.NotFound(w, r)
-		return
-	}
-	w.Header().Set("Content-Type", "application/octet-stream")
-	http.ServeContent(w, r, "", day, bytes.NewReader(body))
-}
-
-func sum(b []byte) string {
-	s := sha256.Sum256(b)
-	return hex.EncodeToString(s[:])
-}
-
-// stanza puts a package into the pool and returns its stanza, its archive
-// (by version here) left to the caller.
+// stanza is a package's; version 2 is in the security archive.
 func (m *mirror) stanza(name, version string, content []byte, more string) string {
-	file := "pool/main/" + name + "/" + name + "_" + version + "_all.deb"
-	archive := "/debian/"
+	in := "debian"
 	if version == "2" {
-		archive = "/debian-security/"
+		in = "debian-security"
 	}
-	m.files[archive+file] = content
-	if more != "" {
-		more += "\n"
-	}
-	return fmt.Sprintf("Package: %s\nVersion: %s\nArchitecture: all\nFilename: %s\nSize: %d\nSHA256: %s\n%s\n",
-		name, version, file, len(content), sum(content), more)
-}
-
-func (m *mirror) suite(archive, suite string, key *openpgp.Entity, more string, stanzas ...string) {
-	m.t.Helper()
-	text := []byte(strings.Join(stanzas, ""))
-	var packed bytes.Buffer
-	z, err := xz.NewWriter(&packed)
-	if err != nil {
-		m.t.Fatal(err)
-	}
-	z.Write(text)
-	z.Close()
-	dists := "/" + archive + "/dists/" + suite + "/"
-	m.files[dists+"main/binary-amd64/Packages.xz"] = packed.Bytes()
-	release := fmt.Sprintf("Codename: %s\nDate: Fri, 20 Nov 2026 02:11:10 UTC\n%sSHA256:\n %s %d main/binary-amd64/Packages\n %s %d main/binary-amd64/Packages.xz\n",
-		suite, more, sum(text), len(text), sum(packed.Bytes()), packed.Len())
-	m.files[dists+"InRelease"] = m.sign(key, release)
-}
-
-func (m *mirror) sign(key *openpgp.Entity, text string) []byte {
-	var out bytes.Buffer
-	w, err := clearsign.Encode(&out, key.PrivateKey, signing())
-	if err != nil {
-		m.t.Fatal(err)
-	}
-	w.Write([]byte(text))
-	w.Close()
-	return out.Bytes()
+	return m.Stanza(in, name, version, content, more)
 }
 
 // client of a machine whose apt has the sources given; "MIRROR" stands for
@@ -136,7 +58,8 @@ func (m *mirror) client(sources string, change func(*Config)) *Client {
 	root := m.t.TempDir()
 	write(m.t, filepath.Join(root, "etc/apt/sources.list.d/debian.sources"), strings.ReplaceAll(sources, "MIRROR", m.URL))
 	cfg := Config{Root: root, Cache: m.t.TempDir(), Components: []string{"main"}, Now: func() time.Time { return day },
-		Keys: NewKeyring(map[Archive]openpgp.EntityList{Main: {m.main}, Security: {m.se}})}
+		Pause: time.Millisecond,
+		Keys: NewKeyring(map[Archive]openpgp.EntityList{Main: {m.Main}, Security: {m.Security}})}
 	if change != nil {
 		change(&cfg)
 	}
@@ -144,7 +67,6 @@ func (m *mirror) client(sources string, change func(*Config)) *Client {
 	if err != nil {
 		m.t.Fatal(err)
 	}
-	c.pause = time.Millisecond
 	return c
 }
 
@@ -248,33 +170,33 @@ func TestIndexRefused(t *testing.T) {
 		damage func(m *mirror)
 		text   string // in the error or finding
 	}{
-		"other key":                        {func(m *mirror) { m.suite("debian", "trixie", newKey(m.t), "") }, "no signature by a key"},
-		"security key on the main archive": {func(m *mirror) { m.suite("debian", "trixie", m.se, "") }, "no signature by a key"},
+		"other key":                        {func(m *mirror) { m.Suite("debian", "trixie", newKey(m.t), "") }, "no signature by a key"},
+		"security key on the main archive": {func(m *mirror) { m.Suite("debian", "trixie", m.Security, "") }, "no signature by a key"},
 		"tampered": {func(m *mirror) {
 			f := "/debian/dists/trixie/InRelease"
-			m.files[f] = bytes.Replace(m.files[f], []byte("2026"), []byte("2027"), 1)
+			m.Files[f] = bytes.Replace(m.Files[f], []byte("2026"), []byte("2027"), 1)
 		}, "no signature by a key"},
-		"not signed": {func(m *mirror) { m.files["/debian/dists/trixie/InRelease"] = []byte("Codename: trixie\n") }, "not a signed index"},
+		"not signed": {func(m *mirror) { m.Files["/debian/dists/trixie/InRelease"] = []byte("Codename: trixie\n") }, "not a signed index"},
 		"another suite": {func(m *mirror) {
-			m.files["/debian/dists/trixie-updates/InRelease"] = m.files["/debian/dists/trixie/InRelease"]
+			m.Files["/debian/dists/trixie-updates/InRelease"] = m.Files["/debian/dists/trixie/InRelease"]
 		}, `index of "trixie"`},
 		"text around the signed part": {func(m *mirror) {
 			f := "/debian/dists/trixie/InRelease"
-			other := m.sign(newKey(m.t), "Codename: trixie\n")
-			m.files[f] = append(other, m.files[f]...)
+			other := m.Sign(newKey(m.t), "Codename: trixie\n")
+			m.Files[f] = append(other, m.Files[f]...)
 		}, "no signature by a key"},
-		"web page": {func(m *mirror) { m.files["/debian/dists/trixie/InRelease"] = []byte("\n<!DOCTYPE HTML><html>log in") }, "web page"},
+		"web page": {func(m *mirror) { m.Files["/debian/dists/trixie/InRelease"] = []byte("\n<!DOCTYPE HTML><html>log in") }, "web page"},
 		"web page by type": {func(m *mirror) {
-			m.handler = func(w http.ResponseWriter, r *http.Request) bool { fmt.Fprint(w, "<html>"); return true }
+			m.Handler = func(w http.ResponseWriter, r *http.Request) bool { fmt.Fprint(w, "<html>"); return true }
 		}, "web page"},
 		"no component": {func(m *mirror) {
-			m.files["/debian/dists/trixie/InRelease"] = m.sign(m.main, "Codename: trixie\nDate: Fri, 20 Nov 2026 02:11:10 UTC\n")
+			m.Files["/debian/dists/trixie/InRelease"] = m.Sign(m.Main, "Codename: trixie\nDate: Fri, 20 Nov 2026 02:11:10 UTC\n")
 		}, `no component "main"`},
 		"index swapped": {func(m *mirror) {
-			m.files["/debian/dists/trixie/main/binary-amd64/Packages.xz"] = m.files["/debian-security/dists/trixie-security/main/binary-amd64/Packages.xz"]
+			m.Files["/debian/dists/trixie/main/binary-amd64/Packages.xz"] = m.Files["/debian-security/dists/trixie-security/main/binary-amd64/Packages.xz"]
 		}, "index of trixie/main"},
 		"expired": {func(m *mirror) {
-			m.suite("debian", "trixie-updates", m.main, "Valid-Until: Fri, 20 Nov 2026 02:11:10 UTC\n")
+			m.Suite("debian", "trixie-updates", m.Main, "Valid-Until: Fri, 20 Nov 2026 02:11:10 UTC\n")
 		}, "valid until 2026-11-20"},
 		"no answer": {func(m *mirror) { m.Close() }, "--mirror"},
 	} {
@@ -317,7 +239,7 @@ func TestFetchGone(t *testing.T) {
 	m := newMirror(t)
 	c := m.client(twoSources, nil)
 	ps := m.locked(c)
-	delete(m.files, "/debian/"+ps[0].Path)
+	delete(m.Files, "/debian/"+ps[0].Path)
 	if _, err := c.Fetch(context.Background(), ps, progress.Discard); !errors.Is(err, ErrGone) || !strings.Contains(err.Error(), "aa 1") {
 		t.Fatal(err)
 	}
@@ -329,10 +251,10 @@ func TestFetchResumes(t *testing.T) {
 	m := newMirror(t)
 	c := m.client(twoSources, nil)
 	ps := m.locked(c)
-	body := m.files["/debian/"+ps[0].Path]
+	body := m.Files["/debian/"+ps[0].Path]
 	write(t, filepath.Join(c.cfg.Cache, "partial", ps[0].SHA256), string(body[:1000]))
 	var ranges []string
-	m.handler = func(w http.ResponseWriter, r *http.Request) bool {
+	m.Handler = func(w http.ResponseWriter, r *http.Request) bool {
 		if !strings.HasSuffix(r.URL.Path, ps[0].Path) || len(ranges) == 3 {
 			return false
 		}
@@ -370,19 +292,19 @@ func TestFetchRepairs(t *testing.T) {
 			write(m.t, filepath.Join(c.cfg.Cache, "partial", p.SHA256), strings.Repeat("x", int(p.Size)+1))
 		},
 		"partial complete": func(m *mirror, c *Client, p lock.Package) {
-			write(m.t, filepath.Join(c.cfg.Cache, "partial", p.SHA256), string(m.files["/debian/"+p.Path]))
+			write(m.t, filepath.Join(c.cfg.Cache, "partial", p.SHA256), string(m.Files["/debian/"+p.Path]))
 		},
 		"partial of the right length, wrong content": func(m *mirror, c *Client, p lock.Package) {
 			write(m.t, filepath.Join(c.cfg.Cache, "partial", p.SHA256), strings.Repeat("x", int(p.Size)))
 		},
 		"server without ranges": func(m *mirror, c *Client, p lock.Package) {
-			body := m.files["/debian/"+p.Path]
+			body := m.Files["/debian/"+p.Path]
 			write(m.t, filepath.Join(c.cfg.Cache, "partial", p.SHA256), string(body[:500]))
-			m.handler = func(w http.ResponseWriter, r *http.Request) bool { w.Write(body); return true }
+			m.Handler = func(w http.ResponseWriter, r *http.Request) bool { w.Write(body); return true }
 		},
 		"overloaded once": func(m *mirror, c *Client, p lock.Package) {
 			n := 0
-			m.handler = func(w http.ResponseWriter, r *http.Request) bool {
+			m.Handler = func(w http.ResponseWriter, r *http.Request) bool {
 				if n++; n == 1 {
 					w.WriteHeader(http.StatusServiceUnavailable)
 				}
@@ -391,7 +313,7 @@ func TestFetchRepairs(t *testing.T) {
 		},
 		"damaged once": func(m *mirror, c *Client, p lock.Package) {
 			n := 0
-			m.handler = func(w http.ResponseWriter, r *http.Request) bool {
+			m.Handler = func(w http.ResponseWriter, r *http.Request) bool {
 				if n++; n == 1 {
 					w.Write(bytes.Repeat([]byte("x"), int(p.Size)))
 				}
@@ -429,9 +351,9 @@ func TestFetchCancelled(t *testing.T) {
 	c := m.client(twoSources, nil)
 	p := m.locked(c)[0]
 	ctx, cancel := context.WithCancel(context.Background())
-	m.handler = func(w http.ResponseWriter, r *http.Request) bool {
+	m.Handler = func(w http.ResponseWriter, r *http.Request) bool {
 		w.Header().Set("Content-Length", fmt.Sprint(p.Size))
-		w.Write(m.files[r.URL.Path][:5000])
+		w.Write(m.Files[r.URL.Path][:5000])
 		w.(http.Flusher).Flush()
 		time.Sleep(50 * time.Millisecond)
 		cancel()
@@ -467,7 +389,7 @@ func TestCacheNotWritable(t *testing.T) {
 func TestFileMirror(t *testing.T) {
 	m := newMirror(t)
 	dir := t.TempDir()
-	for name, text := range m.files {
+	for name, text := range m.Files {
 		write(t, filepath.Join(dir, name), string(text))
 	}
 	for _, c := range []*Client{
@@ -479,7 +401,7 @@ func TestFileMirror(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if len(m.asked) > 0 {
+	if len(m.Asked()) > 0 {
 		t.Fatal("went over the network")
 	}
 }

@@ -183,7 +183,7 @@ func cause(ctx context.Context, err error) error {
 // content is asked for once more only: a mirror or proxy that is wrong twice
 // is wrong for good, and files are large.
 func (c *Client) retry(ctx context.Context, f func() error) error {
-	wait := c.pause
+	wait := c.cfg.Pause
 	damaged := 0
 	for try := 1; ; try++ {
 		err := f()

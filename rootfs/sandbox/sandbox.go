@@ -163,6 +163,20 @@ func CheckInside(b Bind) error {
 	return nil
 }
 
+// Check finds out whether this machine lets people make user namespaces, before
+// anything long is begun. dir is an empty folder.
+func Check(ctx context.Context, dir string) error {
+	if err := Prepare(dir); err != nil {
+		return err
+	}
+	// It enters an empty tree, where there is no program to start.
+	_, err := Sandbox{Root: dir}.Run(ctx, run.Cmd{Path: "/nothing"})
+	if run.ExitCode(err) == exitFailed {
+		return ctx.Err()
+	}
+	return err
+}
+
 // Prepare makes the folders in an unpacked tree that Run mounts over.
 func Prepare(root string) error {
 	for _, d := range []string{"proc", "dev", "tmp", "run", "var/tmp", "host", "sys"} {

@@ -152,6 +152,13 @@ func TestRun(t *testing.T) {
 	}
 }
 
+func TestCheck(t *testing.T) {
+	tree(t) // or no namespaces here
+	if err := Check(t.Context(), t.TempDir()); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestRunWritableAndFiles(t *testing.T) {
 	s := tree(t)
 	s.Writable = true
@@ -299,6 +306,16 @@ func probe() int {
 		_, err := s.Run(context.Background(), run.Cmd{Path: "sh", Args: []string{"-c", ":"}})
 		if !errors.Is(err, ErrNoNamespaces) || !strings.Contains(err.Error(), "sysctl") {
 			fmt.Println("the error does not say it:", err)
+			return 1
+		}
+		dir, err := os.MkdirTemp("", "check")
+		if err != nil {
+			fmt.Println(err)
+			return 1
+		}
+		defer os.RemoveAll(dir)
+		if err := Check(context.Background(), dir); !errors.Is(err, ErrNoNamespaces) {
+			fmt.Println("Check says", err)
 			return 1
 		}
 	case "sleep":
