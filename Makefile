@@ -10,7 +10,7 @@ GOBUILD = CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false
 E2E     = JOIST_NEED_TOOLS=1 $(GO) test ./test/e2e -count=1 -v
 
 .DEFAULT_GOAL := help
-.PHONY: help iso template joist run test check e2e bench clean soak go-version
+.PHONY: help iso template joist run test check e2e bench clean soak fuzz go-version
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -43,6 +43,9 @@ bench: iso template ## all benchmarks, and the appliance's figures into build/fi
 	scripts/tools.sh
 	$(GO) test -run '^$$' -bench . ./...
 	$(E2E) -run TestFigures -timeout 60m
+
+fuzz: go-version ## every fuzz target of the builder, FUZZTIME each (10m)
+	scripts/fuzz.sh
 
 clean: ## remove build/ but not downloaded packages, which are outside of it
 	rm -rf build

@@ -295,26 +295,15 @@ func (c *Client) loadIndex(ctx context.Context, base string, rel *Release, suite
 		return nil, err
 	}
 	defer f.Close()
-	text, err := unxz(f, rel.Files[comp+"/binary-amd64/Packages"].Size)
+	z, err := xz.NewReader(f, 0)
 	if err != nil {
 		return nil, fmt.Errorf("unpack index of %s/%s: %w", suite, comp, err)
 	}
-	return ParseIndex(text, suite, comp)
-}
-
-// unxz unpacks a text; size is what it should come to, 0 when unknown.
-func unxz(r io.Reader, size int64) (string, error) {
-	z, err := xz.NewReader(r, 0)
+	list, err := ReadIndex(z, maxIndex, suite, comp)
 	if err != nil {
-		return "", err
+		return nil, fmt.Errorf("unpack index of %s/%s: %w", suite, comp, err)
 	}
-	var b strings.Builder
-	b.Grow(int(min(size, maxIndex)))
-	n, err := io.Copy(&b, io.LimitReader(z, maxIndex+1))
-	if err == nil && n > maxIndex {
-		err = fmt.Errorf("more than %d bytes", int64(maxIndex))
-	}
-	return b.String(), err
+	return list, nil
 }
 
 // Resolve turns wanted packages into a lock: they and everything they depend

@@ -1,10 +1,16 @@
 package deb
 
 import (
+	"bytes"
+	"errors"
 	"fmt"
+	"io"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
+
+	"golang.org/x/sync/errgroup"
 
 	"joist/rootfs/lock"
 )
@@ -29,13 +35,69 @@ func (r *Record) Locked() lock.Package {
 		SHA256: r.SHA256, Path: r.Path, Suite: r.Suite, Component: r.Component}
 }
 
+// indexPiece is how much of an index is parsed at once, beside the unpacking of
+// what follows.
+const indexPiece = 2 << 20
+
+// ReadIndex reads a Packages file of at most limit bytes as it comes.
+func ReadIndex(r io.Reader, limit int64, suite, component string) ([]Record, error) {
+	var g errgroup.Group
+	g.SetLimit(runtime.GOMAXPROCS(0))
+	var lists []*[]Record
+	in := io.LimitReader(r, limit+1)
+	buf, rest := make([]byte, 2*indexPiece), 0 // so much of it is of a stanza whose end has not come yet
+	total, line := int64(0), 1
+	for ended := false; !ended; {
+		if len(buf) < rest+indexPiece {
+			buf = append(buf, make([]byte, indexPiece)...)
+		}
+		n, err := io.ReadFull(in, buf[rest:rest+indexPiece])
+		ended = errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)
+		if err != nil && !ended {
+			return nil, errors.Join(err, g.Wait())
+		}
+		if total += int64(n); total > limit {
+			return nil, errors.Join(fmt.Errorf("more than %d bytes", limit), g.Wait())
+		}
+		have := buf[:rest+n]
+		cut := len(have)
+		if !ended {
+			if cut = bytes.LastIndex(have, []byte("\n\n")) + 2; cut == 1 {
+				cut = 0
+			}
+		}
+		text, from, list := string(have[:cut]), line, new([]Record)
+		rest = copy(buf, have[cut:])
+		line += strings.Count(text, "\n")
+		lists = append(lists, list)
+		g.Go(func() (err error) {
+			*list, err = parseIndex(text, suite, component, from)
+			return err
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return nil, err
+	}
+	var out []Record
+	for _, l := range lists {
+		out = append(out, *l...)
+	}
+	return out, nil
+}
+
 // ParseIndex reads the text of a Packages file. The records share the memory
 // of text.
 func ParseIndex(text, suite, component string) ([]Record, error) {
+	return parseIndex(text, suite, component, 1)
+}
+
+// parseIndex reads whole stanzas that begin in a line of the file.
+func parseIndex(text, suite, component string, line int) ([]Record, error) {
 	out := make([]Record, 0, len(text)/800) // 823 bytes a stanza in trixie main
 	rec := Record{Suite: suite, Component: component}
 	empty := true
 	s := newScanner(text)
+	s.next = line
 	for {
 		name, value, k, err := s.scan()
 		if err == nil && k == atField {

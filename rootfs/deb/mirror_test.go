@@ -59,7 +59,7 @@ func (m *mirror) client(sources string, change func(*Config)) *Client {
 	write(m.t, filepath.Join(root, "etc/apt/sources.list.d/debian.sources"), strings.ReplaceAll(sources, "MIRROR", m.URL))
 	cfg := Config{Root: root, Cache: m.t.TempDir(), Components: []string{"main"}, Now: func() time.Time { return day },
 		Pause: time.Millisecond,
-		Keys: NewKeyring(map[Archive]openpgp.EntityList{Main: {m.Main}, Security: {m.Security}})}
+		Keys:  NewKeyring(map[Archive]openpgp.EntityList{Main: {m.Main}, Security: {m.Security}})}
 	if change != nil {
 		change(&cfg)
 	}

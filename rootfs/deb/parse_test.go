@@ -1,8 +1,13 @@
 package deb
 
 import (
+	"errors"
+	"fmt"
+	"io"
+	"slices"
 	"strings"
 	"testing"
+	"testing/iotest"
 
 	"github.com/google/go-cmp/cmp"
 )
@@ -122,6 +127,45 @@ func TestParseIndexRefuses(t *testing.T) {
 		if _, err := ParseIndex(strings.Replace(good, from, to, 1), "trixie", "main"); err == nil {
 			t.Errorf("accepted %q instead of %q", to, from)
 		}
+	}
+}
+
+// An index that comes in pieces is the same as one in memory, and a mistake is
+// told with its line.
+func TestReadIndex(t *testing.T) {
+	var b strings.Builder
+	for i := range 9000 {
+		fmt.Fprintf(&b, "Package: p%d\nVersion: %d\nArchitecture: all\nFilename: pool/main/p/p%d_all.deb\nSize: 5\nSHA256: %064x\nDescription: %s\n\n", i, i, i, i, strings.Repeat("x", i%1000))
+	}
+	text := b.String()
+	if len(text) < 2*indexPiece {
+		t.Fatal("the text is one piece only")
+	}
+	want, err := ParseIndex(text, "trixie", "main")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, r := range map[string]io.Reader{"whole": strings.NewReader(text), "halves": iotest.HalfReader(strings.NewReader(text)), "without the last line": strings.NewReader(strings.TrimRight(text, "\n"))} {
+		got, err := ReadIndex(r, maxIndex, "trixie", "main")
+		if err != nil || !slices.Equal(got, want) {
+			t.Errorf("%s: %d records, want %d, %v", name, len(got), len(want), err)
+		}
+	}
+	if got, err := ReadIndex(strings.NewReader(""), 10, "trixie", "main"); err != nil || len(got) != 0 {
+		t.Errorf("nothing: %v, %v", got, err)
+	}
+	at := strings.LastIndex(text, "Size: 5")
+	bad := text[:at] + "no field\n" + text[at:]
+	_, err = ReadIndex(strings.NewReader(bad), maxIndex, "trixie", "main")
+	if line := fmt.Sprintf("line %d", 1+strings.Count(text[:at], "\n")); err == nil || !strings.Contains(err.Error(), line) {
+		t.Errorf("error is %v, want %q in it", err, line)
+	}
+	if _, err := ReadIndex(strings.NewReader(text), 1000, "trixie", "main"); err == nil || !strings.Contains(err.Error(), "more than 1000 bytes") {
+		t.Errorf("too long: %v", err)
+	}
+	broken := errors.New("broken")
+	if _, err := ReadIndex(io.MultiReader(strings.NewReader(text[:indexPiece]), iotest.ErrReader(broken)), maxIndex, "trixie", "main"); !errors.Is(err, broken) {
+		t.Errorf("a stream that breaks: %v", err)
 	}
 }
 
