@@ -15,7 +15,7 @@ func (c *cli) cacheCommand() *cobra.Command {
 		Use:   "prune",
 		Short: "Remove what no build used for a week",
 		Long: `Removes packages, tools, compiled programs and systems that no build used for
-seven days, and compressed blocks beyond 2 GiB. Nothing in the cache is lost for
+seven days, and what is beyond the bounds of docs/build.md. Nothing in the cache is lost for
 good; a build fetches or makes it again. Do not run it while something builds.`,
 		Example: "  joist cache prune\n  joist cache prune --all",
 		Args:    cobra.NoArgs,

@@ -120,7 +120,9 @@ func TestBadIndex(t *testing.T) {
 		damage func(s *site)
 		want   []string // in the error
 	}{
-		"tampered index": {func(s *site) { s.Files[index] = bytes.Replace(s.Files[index], []byte("Codename"), []byte("codename"), 1) },
+		"tampered index": {func(s *site) {
+			s.Files[index] = bytes.Replace(s.Files[index], []byte("Codename"), []byte("codename"), 1)
+		},
 			[]string{"no signature by a key of the debian archive", "--mirror URL"}},
 		"tampered list": {func(s *site) { s.Files[packages] = bytes.Clone(s.Files[packages]); s.Files[packages][100] ^= 1 },
 			[]string{"fetch index of trixie/main", "does not have the hash the index gives"}},

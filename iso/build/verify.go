@@ -38,8 +38,9 @@ func kindOf(name string) (k Kind, manifest string) {
 			return k, base + manifestSuffix
 		}
 	}
-	if name == netbootDir || strings.HasPrefix(name, netbootDir+"/") {
-		return Netboot, netbootDir + "/manifest.json"
+	manifest = netbootDir + "/manifest.json"
+	if name != manifest && (name == netbootDir || strings.HasPrefix(name, netbootDir+"/")) {
+		return Netboot, manifest
 	}
 	return "", ""
 }
@@ -189,7 +190,7 @@ func sumOf(list, file string) string {
 // first file that differs is a finding.
 func Rebuild(ctx context.Context, a Account, o Options) error {
 	if a.Kind == "" {
-		return fmt.Errorf("verify %s: no build makes it by itself, so that it cannot be made again", a.Name)
+		return fmt.Errorf("verify %s: it is what %s lists, but no build makes it by itself; verify the artefact that it belongs to", a.Name, sumsFile)
 	}
 	tmp, err := os.MkdirTemp("", "joist-verify-*")
 	if err != nil {

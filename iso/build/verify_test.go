@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"encoding/pem"
+	"errors"
 	"maps"
 	"math/rand/v2"
 	"os"
@@ -115,6 +116,9 @@ func TestCheckSums(t *testing.T) {
 			t.Errorf("%s: %+v, %v", name, a, err)
 		}
 	}
+	if a, err := CheckSums(filepath.Join(dir, "netboot/manifest.json"), nil); err != nil || a.Kind != "" || Rebuild(t.Context(), a, Options{}) == nil {
+		t.Errorf("a manifest: %+v, %v", a, err)
+	}
 	if _, err := CheckSums(filepath.Join(dir, "absent.iso"), pub); err == nil || !strings.Contains(err.Error(), "absent.iso: no such file") {
 		t.Errorf("what is not there: %v", err)
 	}
@@ -199,7 +203,11 @@ func wrapped(t *testing.T, dir string) {
 	for i, r := 0, rand.New(rand.NewPCG(1, 2)); i < len(noise); i++ {
 		noise[i] = byte(r.Uint32())
 	}
-	for p, text := range map[string]string{"/a": "a", "/b/x": string(noise), "/c": strings.Repeat("c", 1<<17)} {
+	for p, text := range map[string]string{
+		"/a": "a", "/b/x": string(noise), "/c": strings.Repeat("c", 1<<17), "/usr/lib/modules/6.12/x.ko": "module", "/etc/debian_version": "13.7\n",
+		"/usr/lib/joist/build.json": `{"version": "1.0.0", "build_id": "0123456789abcdef", "built": "2025-06-15T15:06:40Z"}`,
+		"/var/lib/dpkg/status":      "Package: bash\nVersion: 5\n\nPackage: dash\nVersion: 1:2\n",
+	} {
 		if err := root.AddFile(p, 0o644, tree.Bytes(text)); err != nil {
 			t.Fatal(err)
 		}
@@ -286,6 +294,86 @@ func TestCompareFiles(t *testing.T) {
 		if at, err := compareFiles(filepath.Join(good, "cut"+name), filepath.Join(good, name)); at == "" || err != nil {
 			t.Errorf("%s cut in the middle: %q, %v", name, at, err)
 		}
+	}
+}
+
+func TestInspect(t *testing.T) {
+	dir := t.TempDir()
+	wrapped(t, dir)
+	key := ed25519.NewKeyFromSeed(make([]byte, 32))
+	r, err := Inspect(filepath.Join(dir, "x"+templateSuffix), nil)
+	if err != nil || r.Kind != "template" || r.Version != "Debian 13.7" || len(r.Packages) != 2 || r.Packages[1].Version != "1:2" {
+		t.Errorf("%+v, %v", r, err)
+	}
+	for name, kind := range map[string]string{"x.update": "update", boot.FileSystem: "system"} {
+		r, err := Inspect(filepath.Join(dir, name), nil)
+		if err != nil || r.Kind != kind || r.Kernel != "6.12" || r.Modules != 1 || r.Findings.Stops() || len(r.VerityRoot) != 64 {
+			t.Errorf("%s: %+v, %v", name, r, err)
+		}
+	}
+	// Unsigned, where a signature is asked for.
+	r, err = Inspect(filepath.Join(dir, "x.update"), key.Public().(ed25519.PublicKey))
+	if err != nil || !strings.Contains(r.Findings.Err().Error(), "not signed") {
+		t.Errorf("%v, %v", r.Findings, err)
+	}
+	text, err := os.ReadFile(filepath.Join(dir, "x.update"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	text[len(text)-1] ^= 1
+	put(t, filepath.Join(dir, "x.update"), string(text))
+	r, err = Inspect(filepath.Join(dir, "x.update"), nil)
+	if err != nil || !strings.Contains(r.Findings.Err().Error(), "update bundle is damaged") {
+		t.Errorf("%v, %v", r.Findings, err)
+	}
+	put(t, filepath.Join(dir, "manifest.json"), "{}")
+	if _, err := Inspect(dir, nil); err == nil || !strings.Contains(err.Error(), "build_id") {
+		t.Errorf("a folder with a broken manifest: %v", err)
+	}
+	put(t, filepath.Join(dir, "text"), strings.Repeat("text ", 30000))
+	if _, err := Inspect(filepath.Join(dir, "text"), nil); !errors.Is(err, errNoArtefact) {
+		t.Errorf("a text: %v", err)
+	}
+}
+
+// Signatures follow from key and message; what is made again needs no key; and a
+// build of other artefacts keeps those of the same system.
+func TestSign(t *testing.T) {
+	private, _ := keyFiles(t)
+	key, err := loadSignKey(private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := &Builder{cfg: Defaults(), id: "0123456789abcdef", key: key, o: Options{Out: t.TempDir()}}
+	one, err := b.sign("x.update", []byte("head"))
+	two, err2 := b.sign("x.update", []byte("head"))
+	if err != nil || err2 != nil || !bytes.Equal(one, two) || len(one) != ed25519.SignatureSize {
+		t.Fatalf("%x, %x, %v, %v", one, two, err, err2)
+	}
+	manifest := b.base() + manifestSuffix
+	list := b.signaturesOf(manifest)
+	again := &Builder{o: Options{Again: &Inputs{}, Signed: list}}
+	if sig, err := again.sign("x.update", []byte("head")); err != nil || !bytes.Equal(sig, one) {
+		t.Errorf("made again: %x, %v", sig, err)
+	}
+	if sig, err := (&Builder{}).sign("x.update", nil); sig != nil || err != nil {
+		t.Errorf("without a key: %x, %v", sig, err)
+	}
+	text, err := encode(Manifest{Manifest: boot.Manifest{BuildID: b.id}, Signatures: list})
+	if err != nil {
+		t.Fatal(err)
+	}
+	put(t, filepath.Join(b.o.Out, manifest), string(text))
+	next := &Builder{cfg: b.cfg, id: b.id, o: b.o}
+	if got := next.signaturesOf(manifest); !maps.Equal(got, list) || len(got) != 1 {
+		t.Errorf("the next build of the same system lists %v", got)
+	}
+	if got := next.signaturesOf(netbootDir + "/manifest.json"); len(got) != 0 {
+		t.Errorf("the netboot folder lists %v", got)
+	}
+	next.id = "fedcba9876543210"
+	if got := next.signaturesOf(manifest); len(got) != 0 {
+		t.Errorf("another system lists %v", got)
 	}
 }
 
