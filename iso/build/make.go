@@ -95,6 +95,9 @@ func (b *Builder) make(ctx context.Context, kinds []Kind) (err error) {
 			return err
 		}
 	}
+	if slices.Contains(kinds, Update) {
+		b.warnUnsigned()
+	}
 	wraps := slices.ContainsFunc(kinds, func(k Kind) bool { return k != Template })
 	if err := b.begin(ctx, wraps); err != nil {
 		return err

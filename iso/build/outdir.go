@@ -9,10 +9,14 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"joist/internal/finding"
 	"joist/internal/run"
@@ -121,13 +125,23 @@ func (o outdir) publish(files map[string]string, key ed25519.PrivateKey) (map[st
 		return nil, err
 	}
 	sums, list := map[string]string{}, string(text)
+	var mu sync.Mutex
+	var g errgroup.Group
+	g.SetLimit(runtime.GOMAXPROCS(0))
 	for name, local := range files {
-		d, err := describe(filepath.Join(o.work, local))
-		if err != nil {
-			return nil, err
-		}
-		sums[name] = d.SHA256
-		list = sumLines(list, name, d.SHA256, func(name string) bool {
+		g.Go(func() error {
+			d, err := describe(filepath.Join(o.work, local))
+			mu.Lock()
+			defer mu.Unlock()
+			sums[name] = d.SHA256
+			return err
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return nil, err
+	}
+	for name, sum := range sums {
+		list = sumLines(list, name, sum, func(name string) bool {
 			_, err := os.Stat(filepath.Join(o.dir, name))
 			return err == nil || files[name] != ""
 		})

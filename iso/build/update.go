@@ -39,13 +39,17 @@ func (b *Builder) updateFiles(ctx context.Context, s System) (map[string]string,
 			return nil, err
 		}
 	}
-	if b.key == nil && b.o.Again == nil {
-		var fl finding.List
-		fl.Warnf("update-unsigned", out, "build it with --sign-key", "the bundle has no signature, and no node takes one without")
-		b.o.Say(fl)
-	}
 	const local = "bundle"
 	return map[string]string{out: local}, writeFile(filepath.Join(b.work, local), func(f *os.File) error {
 		return bundle.Write(f, s.Manifest, files, func(m []byte) ([]byte, error) { return b.sign(out, m) })
 	})
+}
+
+// warnUnsigned tells what a bundle without a signature is good for.
+func (b *Builder) warnUnsigned() {
+	if b.key == nil && b.o.Again == nil {
+		var fl finding.List
+		fl.Warnf("update-unsigned", b.artefactPath(Update), "build it with --sign-key", "the bundle has no signature, and no node takes one without")
+		b.o.Say(fl)
+	}
 }
