@@ -362,7 +362,7 @@ func compress(from, to string) error {
 	}
 	defer r.Close()
 	return writeFile(to, func(f *os.File) error {
-		// The number of goroutines is part of the format: with one, blocks end elsewhere.
+		// Nothing that the bytes may come from follows the number of CPUs.
 		z, err := zstd.NewWriter(f, zstd.WithEncoderLevel(zstd.SpeedBetterCompression), zstd.WithEncoderConcurrency(2))
 		if err != nil {
 			return err
