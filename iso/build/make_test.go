@@ -1,0 +1,106 @@
+package build
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"joist/internal/finding"
+)
+
+// Several kinds are published together, each with what accounts for it, and
+// found unchanged by the next build: of the same key, and while nothing that
+// belongs to them was touched.
+func TestRelease(t *testing.T) {
+	private, public := keyFiles(t)
+	key, err := loadSignKey(private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, s := kept(t)
+	b.cfg, b.built, b.key = Defaults(), time.Unix(1750000000, 0), key
+	s.Manifest.BuildID, s.Manifest.Version, s.Manifest.Built, s.Manifest.Kernel, s.Manifest.VerityRoot = b.id, "0.1.0", b.built, "6.12", strings.Repeat("ab", 32)
+	if b.out, err = openOut(t.Context(), b.o.Out, nil); err != nil {
+		t.Fatal(err)
+	}
+	defer b.out.close()
+	b.work = b.out.work
+	kinds := map[Kind]map[string]string{
+		ISO: {b.artefactPath(ISO): "medium"}, Update: {b.artefactPath(Update): "bundle"}, Template: {b.artefactPath(Template): "archive"},
+		Netboot: {netbootDir + "/vmlinuz": "kernel", netbootDir + "/grub/grub.cfg": "menu"},
+	}
+	for _, name := range []string{"medium", "bundle", "archive", "kernel", "menu"} {
+		put(t, filepath.Join(b.work, name), "content of "+name)
+	}
+	if _, err := b.sign(b.artefactPath(Update), []byte("head")); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.release(release{system: s, templateBill: []byte("bill"), kinds: kinds}); err != nil {
+		t.Fatal(err)
+	}
+	pub, err := LoadPublicKey(public)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, k := range Kinds() {
+		a, err := CheckSums(filepath.Join(b.o.Out, b.artefactPath(k)), pub)
+		if err != nil || a.Kind != k || !a.Signed || len(a.Differs) > 0 || a.Inputs.Epoch != b.built.Unix() || (a.Made[b.artefactPath(Update)] != "") != (k == ISO || k == Update) {
+			t.Errorf("%s: %+v, %v", k, a, err)
+		}
+	}
+	is := func(what string, want bool, kinds ...Kind) {
+		t.Helper()
+		for _, k := range kinds {
+			if same, err := b.unchanged(k); same != want || err != nil {
+				t.Errorf("%s: %s unchanged %v, %v", what, k, same, err)
+			}
+		}
+	}
+	is("as published", true, Kinds()...)
+	b.key = nil
+	is("without the key", false, Kinds()...)
+	b.key = key
+	put(t, filepath.Join(b.o.Out, netbootDir, "grub", "grub.cfg"), "other")
+	is("a file of the folder changed", false, Netboot)
+	is("a file of the folder changed", true, ISO, Update, Template)
+	if err := os.Remove(filepath.Join(b.o.Out, b.templateName()+billSuffix)); err != nil {
+		t.Fatal(err)
+	}
+	is("a bill is gone", false, Template)
+	put(t, filepath.Join(b.o.Out, sigFile), "x")
+	is("another signature", false, ISO)
+
+	// An answer's secrets leave no trace, and what is made again none at all.
+	b.answerText = []byte("secret")
+	if todo, err := b.changed([]Kind{ISO, ISO}); err != nil || len(todo) != 1 {
+		t.Errorf("with an answer: %v, %v", todo, err)
+	}
+	var m TemplateManifest
+	text, err := os.ReadFile(filepath.Join(b.o.Out, b.templateName()+manifestSuffix))
+	if err != nil || json.Unmarshal(text, &m) != nil || m.Name != b.templateName() || len(m.BuildID) != 16 {
+		t.Errorf("%+v, %v", m, err)
+	}
+}
+
+// A build that makes no update bundle says nothing of its signature.
+func TestWarnUnsigned(t *testing.T) {
+	private, _ := keyFiles(t)
+	key, err := loadSignKey(private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]struct {
+		b    Builder
+		want int
+	}{"no key": {Builder{}, 1}, "a key": {Builder{key: key}, 0}, "made again": {Builder{o: Options{Again: &Inputs{}}}, 0}} {
+		said := 0
+		c.b.o.Say = func(fl finding.List) { said += len(fl) }
+		c.b.warnUnsigned()
+		if said != c.want {
+			t.Errorf("%s: %d warnings", name, said)
+		}
+	}
+}
