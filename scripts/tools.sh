@@ -17,6 +17,7 @@ need=(
 	veritysetup:cryptsetup-bin
 	swtpm:swtpm
 	gcc:gcc
+	openssl:openssl
 	/usr/lib/ipxe/ipxe.iso:ipxe
 	/usr/lib/memtest86+/memtest86+x64.iso:memtest86+
 )
