@@ -104,6 +104,12 @@ func TestLayoutZFS(t *testing.T) {
 	}
 }
 
+// TestLayoutZFSCutOff: the pool of a try that lost power is in nobody's way.
+func TestLayoutZFSCutOff(t *testing.T) {
+	l := newLayout(t, 1)
+	l.cutOff(t, "[started]  write configuration", l.onZFS("raid0", "")...)
+}
+
 // TestLayoutZFSMirror: either disk starts the node without the other, says so,
 // and the other one is taken back with what it missed.
 func TestLayoutZFSMirror(t *testing.T) {
