@@ -50,7 +50,7 @@ const (
 	poolFacts = `id=$(sed -n 's/.*"host_id": "\(.*\)".*/\1/p' /var/lib/joist/node/node.json)
 arc=$(sed -n 's/.*"arc_max": \([0-9]*\).*/\1/p' /var/lib/joist/node/node.json)
 [ "$(hostid)" = "$id" ] && [ "$(cat /sys/module/spl/parameters/spl_hostid)" = $((0x$id)) ] && echo host
-[ "$(cat /sys/module/zfs/parameters/zfs_arc_max)" = "$arc" ] && echo cache
+[ "$(awk '$1 == "c_max" {print $3}' /proc/spl/kstat/zfs/arcstats)" = "$arc" ] && echo cache
 ls /dev | grep -c '^zd' || true`
 )
 
