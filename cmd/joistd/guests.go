@@ -211,10 +211,14 @@ func (u *usage) follow(ctx context.Context) {
 	}
 }
 
-// read lists the storages; asking them how full they are may take a while.
+// read lists the storages of this node; asking them how full they are may take
+// a while.
 func (u *usage) read(ctx context.Context, ask bool) []clusterapi.Storage {
 	rows := []clusterapi.Storage{}
 	for _, c := range u.set.Configs() {
+		if c.Disable || !c.Here() {
+			continue // not active, and no fault of this node
+		}
 		content := slices.Sorted(slices.Values(c.Content))
 		row := clusterapi.Storage{ID: c.ID, Node: u.node, Type: c.Type, Content: strings.Join(content, ","), Shared: c.Shared}
 		if pool, err := u.set.Pool(c.ID); ask && err == nil {

@@ -75,22 +75,26 @@ func Follow(ctx context.Context, s store.Store, rev int64, log *slog.Logger, f f
 	}
 }
 
-// Load reads the storages from the cluster store; where there is none yet it
-// writes the defaults first. Two nodes that start at once agree: whoever comes
-// second reads what the first wrote.
+// Load reads the storages from the cluster store; defaults that are not there
+// yet it writes first: in a new cluster all of them, later that of a node with
+// another layout than those before it. Two nodes that start at once agree:
+// whoever comes second reads what the first wrote.
 func Load(ctx context.Context, s store.Store, defaults []Config) (configs []Config, rev int64, err error) {
 	for {
 		items, rev, err := s.List(ctx, Prefix)
 		if err != nil {
 			return nil, 0, fmt.Errorf("list storages: %w", err)
 		}
-		if len(items) > 0 || len(defaults) == 0 {
+		missing := slices.DeleteFunc(slices.Clone(defaults), func(c Config) bool {
+			return slices.ContainsFunc(items, func(it store.Item) bool { return it.Key == Prefix+c.ID })
+		})
+		if len(missing) == 0 {
 			configs, err = decode(items)
 			return configs, rev, err
 		}
 		var conds []store.Cond
 		var ops []store.Op
-		for _, c := range defaults {
+		for _, c := range missing {
 			b, err := json.Marshal(c)
 			if err != nil {
 				return nil, 0, err

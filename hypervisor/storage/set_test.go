@@ -86,7 +86,7 @@ func (m *memory) List(context.Context, string) ([]store.Item, int64, error) {
 
 func (m *memory) Txn(_ context.Context, _ []store.Cond, ops ...store.Op) (int64, error) {
 	if m.race != nil {
-		m.items = []store.Item{{Key: Prefix + "local", Value: m.race}}
+		m.items, m.race = []store.Item{{Key: Prefix + "local", Value: m.race}}, nil
 		return 0, store.ErrConflict
 	}
 	for _, o := range ops {
@@ -112,8 +112,18 @@ func TestLoad(t *testing.T) {
 	}
 	b, _ := json.Marshal(Config{ID: "local", Type: "dir", Path: "/elsewhere"})
 	got, _, err = Load(t.Context(), &memory{race: b}, defaults)
-	if err != nil || len(got) != 1 || got[0].Path != "/elsewhere" {
+	if err != nil || len(got) != 2 || got[0].Path != "/elsewhere" || got[1].ID != "local-lvm" {
 		t.Errorf("second of two: %+v, %v", got, err)
+	}
+	// a node of another layout comes to the cluster
+	got, _, err = Load(t.Context(), m, Defaults(pool))
+	if err != nil || len(got) != 3 || got[2].ID != "local-zfs" {
+		t.Errorf("a node on ZFS: %+v, %v", got, err)
+	}
+	for i, here := range []bool{true, false, true} {
+		if c := Local(got, pool)[i]; c.Here() != here {
+			t.Errorf("%s is there: %v", c.ID, !here)
+		}
 	}
 	_, _, err = Load(t.Context(), &memory{items: []store.Item{{Key: Prefix + "x", Value: b}}}, nil)
 	if err == nil || !strings.Contains(err.Error(), "id") {

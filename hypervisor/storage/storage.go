@@ -51,6 +51,18 @@ type Config struct {
 // Holds reports whether content may be kept there.
 func (c Config) Holds(content string) bool { return slices.Contains(c.Content, content) }
 
+// Here reports whether a definition that Local has seen can be one of this node:
+// its volume group or pool is.
+func (c Config) Here() bool {
+	switch c.Type {
+	case "lvmthin":
+		return c.VGUUID != ""
+	case "zfspool":
+		return c.PoolGUID != ""
+	}
+	return true
+}
+
 // Status is how full a pool is. Sizes are bytes.
 type Status struct {
 	Active             bool

@@ -75,7 +75,7 @@ func (s *system) limitCache(context.Context) error {
 	if err != nil {
 		return err
 	}
-	return pool.Limit("/sys", cfg.Storage.ArcMax)
+	return pool.Limit("/", cfg.Storage.ArcMax)
 }
 
 // tendPool takes disks in that came after the pool was opened without them, and

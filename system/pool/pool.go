@@ -264,25 +264,48 @@ func Return(ctx context.Context, r run.Runner, name string, ms []Member) error {
 	return errors.Join(errs...)
 }
 
-// minCache is the least that ZFS takes for the bound of its cache's lower end
-// (zfs(4), zfs_arc_min).
+// minCache is the least that ZFS takes for the lower end of its cache (zfs(4),
+// zfs_arc_min).
 const minCache = 32 << 20
 
-// Limit bounds the memory that ZFS caches in (zfs(4), zfs_arc_max). The kernel
-// refuses a bound below the cache's lower end, which it derives from the
-// memory; that is then moved first.
-func Limit(sys string, bytes int64) error {
+// Limit bounds the memory that ZFS caches in (zfs(4), zfs_arc_max). The module
+// takes any number and heeds none that is not above the cache's lower end, which
+// it derives from the memory: that is then moved first.
+func Limit(root string, bytes int64) error {
 	set := func(name string, n int64) error {
-		return os.WriteFile(filepath.Join(sys, "module/zfs/parameters", name), []byte(strconv.FormatInt(n, 10)), 0)
+		return os.WriteFile(filepath.Join(root, "sys/module/zfs/parameters", name), []byte(strconv.FormatInt(n, 10)), 0)
 	}
-	err := set("zfs_arc_max", bytes)
+	low, err := stat(root, "c_min")
+	if err == nil && bytes <= low {
+		err = set("zfs_arc_min", max(bytes/2, minCache))
+	}
 	if err == nil {
-		return nil
+		err = set("zfs_arc_max", bytes)
 	}
-	if err := errors.Join(set("zfs_arc_min", max(bytes/2, minCache)), set("zfs_arc_max", bytes)); err != nil {
+	if err == nil {
+		var now int64
+		if now, err = stat(root, "c_max"); err == nil && now != bytes {
+			err = fmt.Errorf("it stays at %d", now)
+		}
+	}
+	if err != nil {
 		return fmt.Errorf("bound ZFS's cache to %d bytes: %w", bytes, err)
 	}
 	return nil
+}
+
+// stat is a number of the cache's statistics: a line each of name, type, value.
+func stat(root, name string) (int64, error) {
+	b, err := os.ReadFile(filepath.Join(root, "proc/spl/kstat/zfs/arcstats"))
+	if err != nil {
+		return 0, err
+	}
+	for line := range strings.Lines(string(b)) {
+		if f := strings.Fields(line); len(f) == 3 && f[0] == name {
+			return strconv.ParseInt(f[2], 10, 64)
+		}
+	}
+	return 0, fmt.Errorf("read statistics of ZFS's cache: there is no %s", name)
 }
 
 // Problem says what a person should know about the open pool, "" when it is

@@ -3,6 +3,7 @@ package pool
 import (
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"maps"
 	"os"
 	"path/filepath"
@@ -207,23 +208,39 @@ zpool export rpool`
 	}
 }
 
+// What the module heeds is above the cache's lower end.
 func TestLimit(t *testing.T) {
-	sys := t.TempDir()
-	if err := Limit(sys, 1<<30); err == nil {
+	root := t.TempDir()
+	if err := Limit(root, 1<<30); err == nil {
 		t.Error("bounded without a module")
 	}
-	dir := filepath.Join(sys, "module/zfs/parameters")
-	if err := os.MkdirAll(dir, 0o755); err != nil {
+	dir, stats := filepath.Join(root, "sys/module/zfs/parameters"), filepath.Join(root, "proc/spl/kstat/zfs")
+	if err := errors.Join(os.MkdirAll(dir, 0o755), os.MkdirAll(stats, 0o755)); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(filepath.Join(dir, "zfs_arc_max"), nil, 0o644); err != nil {
-		t.Fatal(err)
-	}
-	if err := Limit(sys, 1<<30); err != nil {
-		t.Error(err)
-	}
-	if b, _ := os.ReadFile(filepath.Join(dir, "zfs_arc_max")); string(b) != "1073741824" {
-		t.Errorf("%q", b)
+	for name, c := range map[string]struct {
+		bytes, low, after int64
+		min, max, err     string
+	}{
+		"usual":            {1 << 30, 64 << 20, 1 << 30, "", "1073741824", ""},
+		"much memory":      {1 << 30, 4 << 30, 1 << 30, "536870912", "1073741824", ""},
+		"little":           {64 << 20, 64 << 20, 64 << 20, "33554432", "67108864", ""},
+		"it is not heeded": {1 << 30, 64 << 20, 2 << 30, "", "1073741824", "it stays at 2147483648"},
+	} {
+		text := fmt.Sprintf("9 1 0x01 147 39984 1 2\nname type data\nc 4 1\nc_min 4 %d\nc_max 4 %d\n", c.low, c.after)
+		err := errors.Join(os.WriteFile(filepath.Join(stats, "arcstats"), []byte(text), 0o644),
+			os.WriteFile(filepath.Join(dir, "zfs_arc_min"), nil, 0o644), os.WriteFile(filepath.Join(dir, "zfs_arc_max"), nil, 0o644))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := Limit(root, c.bytes); (err == nil) != (c.err == "") || err != nil && !strings.Contains(err.Error(), c.err) {
+			t.Errorf("%s: %v", name, err)
+		}
+		low, _ := os.ReadFile(filepath.Join(dir, "zfs_arc_min"))
+		high, _ := os.ReadFile(filepath.Join(dir, "zfs_arc_max"))
+		if string(low) != c.min || string(high) != c.max {
+			t.Errorf("%s: from %q to %q", name, low, high)
+		}
 	}
 }
 

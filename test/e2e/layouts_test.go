@@ -173,14 +173,20 @@ func TestLayoutXFS(t *testing.T) {
 // unattended start, with the same answer, and one that did not is started.
 func TestLayoutCutOff(t *testing.T) {
 	l := newLayout(t, 1)
+	l.cutOff(t, "[started]  format /dev/joist/local")
+}
+
+// cutOff takes the power away when the installer says a text.
+func (l *layout) cutOff(t *testing.T, text string, changes ...string) {
+	t.Helper()
 	ctx, cancel := context.WithCancel(within(t, node.InstallTime))
-	if err := l.tryInstall(ctx, t, &cutter{text: "[started]  format /dev/joist/local", cut: cancel}); !errors.Is(err, context.Canceled) {
+	if err := l.tryInstall(ctx, t, &cutter{text: text, cut: cancel}, changes...); !errors.Is(err, context.Canceled) {
 		t.Fatalf("the first try: %v", err)
 	}
-	l.install(t)
+	l.install(t, changes...)
 	c := l.config(l.img)
 	volume := filepath.Join(t.TempDir(), "answer.iso")
-	if err := node.AnswerVolume(t.Context(), volume, answerFile(t)); err != nil {
+	if err := node.AnswerVolume(t.Context(), volume, []byte(strings.NewReplacer(changes...).Replace(string(answerFile(t))))); err != nil {
 		t.Fatal(err)
 	}
 	c.Media, c.Disks = []vm.Medium{{Path: l.img.path}, {Path: volume}}, attached(l.disks)

@@ -50,7 +50,7 @@ const (
 	poolFacts = `id=$(sed -n 's/.*"host_id": "\(.*\)".*/\1/p' /var/lib/joist/node/node.json)
 arc=$(sed -n 's/.*"arc_max": \([0-9]*\).*/\1/p' /var/lib/joist/node/node.json)
 [ "$(hostid)" = "$id" ] && [ "$(cat /sys/module/spl/parameters/spl_hostid)" = $((0x$id)) ] && echo host
-[ "$(cat /sys/module/zfs/parameters/zfs_arc_max)" = "$arc" ] && echo cache
+[ "$(awk '$1 == "c_max" {print $3}' /proc/spl/kstat/zfs/arcstats)" = "$arc" ] && echo cache
 ls /dev | grep -c '^zd' || true`
 )
 
@@ -102,6 +102,12 @@ func TestLayoutZFS(t *testing.T) {
 		g.start(t)
 		g.wantStatus(t, "running")
 	}
+}
+
+// TestLayoutZFSCutOff: the pool of a try that lost power is in nobody's way.
+func TestLayoutZFSCutOff(t *testing.T) {
+	l := newLayout(t, 1)
+	l.cutOff(t, "[started]  write configuration", l.onZFS("raid0", "")...)
 }
 
 // TestLayoutZFSMirror: either disk starts the node without the other, says so,

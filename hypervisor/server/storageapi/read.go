@@ -101,7 +101,7 @@ func (a *API) list(ctx context.Context, r *server.Request) (any, error) {
 	for _, c := range a.Storages.Configs() {
 		id, target := r.Params.String("storage"), r.Params.String("target")
 		switch {
-		case !sees(r, c.ID), id != "" && id != c.ID, r.Params.Bool("enabled", false) && c.Disable:
+		case !sees(r, c.ID), !c.Here(), id != "" && id != c.ID, r.Params.Bool("enabled", false) && c.Disable:
 			continue
 		case target != "" && target != a.Node && !c.Shared:
 			continue
