@@ -28,6 +28,7 @@ const (
 	InitSocket = RunDir + "/init.sock"        // PID 1's control socket
 	NetState   = RunDir + "/network.json"     // what `joistd network` has set up (NetStatus)
 	APIState   = RunDir + "/api.json"         // what joistd serves (APIStatus)
+	AlertFile  = RunDir + "/alerts.json"      // what joistd found that a person should look at ([]Alert)
 	ConfigFile = NodeDir + "/node.json"       // Config
 	ShadowFile = NodeDir + "/root.shadow"     // 0600: crypt(3) hash of root's password, one line
 	KeysFile   = NodeDir + "/authorized_keys" // root's SSH keys
@@ -108,6 +109,17 @@ type APIStatus struct {
 	Port        int    `json:"port"`
 	Fingerprint string `json:"fingerprint"` // SHA-256 of the certificate, AA:BB:…
 	Since       string `json:"since"`       // RFC 3339
+}
+
+// Alert is something about the node that a person should look at, for as long
+// as it is so.
+type Alert struct {
+	Code  string `json:"code"`
+	Level string `json:"level"`          // "warning", or "error" where something is lost if nothing is done
+	Path  string `json:"path,omitempty"` // the disk or file that it is about
+	Text  string `json:"text"`
+	Cure  string `json:"cure,omitempty"`
+	Since int64  `json:"since"` // epoch
 }
 
 // Service is one line of what PID 1 supervises.

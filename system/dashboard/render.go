@@ -23,6 +23,7 @@ type State struct {
 	Phases   []node.Phase // of the boot
 	InitErr  string       // why PID 1 could not be asked
 	Disks    string       // what is wrong with the mirror or the pool that /var is on
+	Alerts   []node.Alert // what joistd found
 	Booted   string       // when the kernel started, local time
 	CPUs     int
 	Load     float64 // one minute
@@ -174,6 +175,9 @@ func mark(v node.Service) string {
 	return v.State
 }
 
+// codeDegraded is joistd's word for what Disks says.
+const codeDegraded = "data-degraded"
+
 // problems says what a person should look at: the cause, not every symptom.
 func problems(s State) (out []string) {
 	for _, p := range s.Phases {
@@ -191,6 +195,11 @@ func problems(s State) (out []string) {
 	}
 	if s.Disks != "" {
 		out = append(out, s.Disks)
+	}
+	for _, a := range s.Alerts {
+		if a.Code != codeDegraded { // read from the kernel, also while joistd does not run
+			out = append(out, a.Text)
+		}
 	}
 	if s.Net.Error != "" {
 		out = append(out, "network: "+s.Net.Error)

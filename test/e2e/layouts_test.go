@@ -252,3 +252,34 @@ func TestLayoutAdopt(t *testing.T) {
 	g.stop(t)
 	l.task(t, taskTime, http.MethodDelete, "/nodes/"+l.Name+"/storage/local/content/local:iso/kept.iso", nil)
 }
+
+// TestLayoutReplace: a disk of a mirror is replaced by a blank one, and the new
+// one starts the node without the other.
+func TestLayoutReplace(t *testing.T) {
+	l := newLayout(t, 2)
+	l.install(t, `disk-list = ["vda"]`, "disk-list = [\"vda\", \"vdb\"]\n[joist.disk]\nraid = \"raid1\"")
+	blank := filepath.Join(t.TempDir(), "blank.qcow2")
+	if err := vm.CreateDisk(t.Context(), blank, node.DiskSize); err != nil {
+		t.Fatal(err)
+	}
+	l.start(t, l.disks[0], blank)
+	l.until(t, "the alert", func(ctx context.Context) error {
+		out, err := l.try(ctx, t, "joist node alerts")
+		if err == nil && !strings.Contains(out, "data-degraded") {
+			err = fmt.Errorf("alerts:\n%s", out)
+		}
+		return err
+	})
+	l.run(t, "joist node check")
+	l.run(t, "echo both > /var/lib/vz/both")
+	t.Log(l.run(t, "joist node disk list; time joist node disk replace missing vdb 2>&1; joist node disk list"))
+	l.want(t, "mirror", mirrorHas, "2\n0\nvda5\nvdb5")
+	l.want(t, "alerts", "joist node alerts", "")
+	l.off(t)
+
+	l.start(t, blank)
+	l.want(t, "mirror on the new disk", mirrorHas, "2\n1\nvda5")
+	l.want(t, "a file of before", "cat /var/lib/vz/both", "both")
+	l.want(t, "attributes of the boot partition", espMarks, "0000000000000000")
+	l.cut(t)
+}

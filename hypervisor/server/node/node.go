@@ -24,6 +24,7 @@ type Deps struct {
 	Init     func(ctx context.Context, r node.InitRequest) (node.InitReply, error) // PID 1
 	NetState string                                                                // node.NetState
 	Config   node.Config                                                           // node.json
+	Alerts   func() []node.Alert                                                   // what is wrong with the node
 }
 
 // Routes returns the calls on a node.
