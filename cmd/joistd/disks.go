@@ -30,7 +30,7 @@ func (d *daemon) wireDisks(ctx context.Context, p *parts) error {
 	d.alerts = &alert.Board{File: filepath.Join(d.runDir(), filepath.Base(node.AlertFile)), Now: time.Now}
 	sys := filepath.Join(d.p.sys, "sys")
 	s := &disks.Service{System: booted(filepath.Join(d.p.sys, "proc")), Machine: eyes, Board: d.alerts, Tasks: d.tasks, Log: d.log,
-		Blank: func(name string) (bootdisk.Disk, error) { return bootdisk.Blank(sys, name) },
+		Blank:  func(name string) (bootdisk.Disk, error) { return bootdisk.Blank(sys, name) },
 		Tables: func() ([]disk.Layout, error) { return bootdisk.Tables(sys) }, Partitions: bootdisk.Reread}
 	switch c := d.cfg.Storage; {
 	case c.ArrayUUID != "":

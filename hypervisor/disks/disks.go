@@ -65,8 +65,8 @@ type Service struct {
 	Machine Machine
 	// Data is nil where the data are on one disk; Why says then what to do
 	// instead of replacing it.
-	Data    Redundancy
-	Why     string
+	Data  Redundancy
+	Why   string
 	Board *alert.Board
 	Tasks task.Starter
 	Log   *slog.Logger
