@@ -36,7 +36,7 @@ func (d *daemon) wireDisks(ctx context.Context, p *parts) error {
 	case c.ArrayUUID != "":
 		s.Data = disks.Mirror{Sys: sys, Run: run.OS{}}
 	case c.PoolGUID != "":
-		s.Why = "replace the disk in the pool by hand (zpool replace), then copy the boot parts: joist node disk repair"
+		s.Data = disks.Pool{Name: c.PoolName, Proc: filepath.Join(d.p.sys, "proc"), Run: run.OS{}, Size: func() (int64, error) { return leastData(s.System) }}
 	default:
 		s.Why = "back up the guests and install on the new disk; or switch the node off and copy the whole disk onto one of the same size or larger " +
 			"from the medium's rescue entry (dd), and take the old one out before the next start"
@@ -50,6 +50,23 @@ func (d *daemon) wireDisks(ctx context.Context, p *parts) error {
 		s.Watch(ctx)
 	}()
 	return nil
+}
+
+// leastData is the size of the smallest data partition of the system's disks:
+// a pool takes what is no smaller.
+func leastData(system *bootdisk.System) (int64, error) {
+	ds, err := system.Disks()
+	if err != nil {
+		return 0, err
+	}
+	var least int64
+	for _, d := range ds {
+		p, err := d.Table.Find(disk.NameData)
+		if err == nil && (least == 0 || p.Size < least) {
+			least = p.Size
+		}
+	}
+	return least, nil
 }
 
 // eyes see the machine as the installer does.

@@ -48,7 +48,7 @@ func (s *Service) Check(ctx context.Context, old, fresh, overwrite string) (Exch
 	if s.Data == nil {
 		fs.Stopf("replace-single", "", s.Why, "the data of this node are on one disk: nothing could fill a new one while the node runs")
 	}
-	x.Old = s.checkOld(copies, members, old, &fs)
+	x.Old = s.checkOld(ctx, copies, members, old, &fs)
 	d, ok := drive(drives, fresh)
 	if !ok {
 		fs.Stopf("replace-not-found", fresh, "list the disks: joist node disk list", "there is no disk %q", fresh)
@@ -72,7 +72,7 @@ func drive(drives []Drive, name string) (Drive, bool) {
 }
 
 // checkOld finds the disk that shall go.
-func (s *Service) checkOld(copies []bootdisk.Copy, members []Member, old string, fs *finding.List) (guid string) {
+func (s *Service) checkOld(ctx context.Context, copies []bootdisk.Copy, members []Member, old string, fs *finding.List) (guid string) {
 	whole := 0
 	for _, m := range members {
 		if m.Whole {
@@ -86,7 +86,12 @@ func (s *Service) checkOld(copies []bootdisk.Copy, members []Member, old string,
 		if c.Disk.Name != strings.TrimPrefix(old, "/dev/") && !strings.EqualFold(c.Disk.Table.DiskGUID, old) {
 			continue
 		}
-		if m, ok := find(members, c.Disk.Part(dataPart)); ok && m.Whole && whole == 1 {
+		degraded := s.Data != nil
+		if degraded {
+			a, err := s.Data.Degraded(ctx)
+			degraded = a != nil || err != nil
+		}
+		if m, ok := find(members, c.Disk.Part(dataPart)); ok && m.Whole && whole == 1 && degraded {
 			fs.Stopf("replace-last", "/dev/"+c.Disk.Name, "first fill the place of the disk that is missing: joist node disk replace missing NEW",
 				"disk %s holds the data alone", c.Disk.Name)
 		}
