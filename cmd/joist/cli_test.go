@@ -188,6 +188,8 @@ func startNode(t *testing.T) (env map[string]string, seen *[]string) {
 		"GET /nodes/n1/tasks/UPID:n1:00000001:00000002:65000000:qmstart:101:root@pam:/status": `{"status":"stopped","exitstatus":"no disk"}`,
 		"GET /nodes/n1/tasks/UPID:n1:00000001:00000002:65000000:qmstart:101:root@pam:/log":    `[{"n":1,"t":"TASK ERROR: no disk"}]`,
 		"GET /nodes/localhost/alerts":                          `[{"code":"data-degraded","level":"error","path":"/dev/md127","text":"the mirror lacks 1 of 2 disks","cure":"replace it","since":1}]`,
+		"GET /nodes/localhost/firstboot":                       `{"begun":1,"steps":[{"name":"network","state":"waiting","detail":"for an address","time":1},{"name":"program","state":"waiting","time":1}]}`,
+		"DELETE /nodes/localhost/firstboot":                    `null`,
 		"GET /nodes/n2/alerts":                                 `[]`,
 		"GET /nodes/localhost/check":                           `{"result":"fit","checks":[{"code":"no-nic","outcome":"ok"},{"code":"memory-too-small","outcome":"warning","waived":true,"found":["machine: 1 GiB"],"cure":"add memory"}]}`,
 		"GET /nodes/n2/check":                                  `{"result":"unfit","checks":[{"code":"no-nic","outcome":"error","found":["machine: none"],"cure":"attach one"}]}`,
@@ -274,6 +276,8 @@ func TestNodeCare(t *testing.T) {
 	}
 	do("alerts").check(t, exitOK, "LEVEL  CODE           PATH        TEXT                           CURE\nerror  data-degraded  /dev/md127  the mirror lacks 1 of 2 disks  replace it\n")
 	do("alerts", "--node", "n2").check(t, exitOK, "")
+	do("first-boot").check(t, exitOK, "NAME     STATE    DETAIL\nnetwork  waiting  for an address\nprogram  waiting\n")
+	do("first-boot", "--clear").check(t, exitOK, "")
 	do("check").check(t, exitOK, "CHECK             OUTCOME           FOUND\nno-nic            ok                \nmemory-too-small  warning (waived)  machine: 1 GiB\n                                    cure: add memory\n\nThis machine is fit.\n")
 	if r := do("check", "--node", "n2", "--json"); r.status != exitFindings || !strings.Contains(r.out, `"unfit"`) {
 		t.Errorf("%+v", r)

@@ -28,7 +28,7 @@ the rest.
   joist node disk replace sda sdc`,
 	}
 	disk.AddCommand(c.diskList(t), c.diskReplace(t), c.diskRepair(t))
-	return []*cobra.Command{disk, c.nodeAlerts(t), c.nodeCheck(t)}
+	return []*cobra.Command{disk, c.nodeAlerts(t), c.nodeCheck(t), c.nodeFirstBoot(t)}
 }
 
 // onNode adds --node and returns the path of that node.
@@ -233,4 +233,37 @@ func (c *cli) showReport(r report) error {
 	}
 	fmt.Fprintf(w, "\nThis machine is %s.\n", cell(r.Result))
 	return w.Flush()
+}
+
+func (c *cli) nodeFirstBoot(t *target) *cobra.Command {
+	var asJSON, clear bool
+	cmd := &cobra.Command{Use: "first-boot", Short: "How far a node's first start is, or how it went", Args: cobra.NoArgs}
+	at := onNode(cmd)
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		if clear {
+			return c.call(cmd.Context(), *t, request{http.MethodDelete, at() + "/firstboot", nil, false}, output{})
+		}
+		api, err := c.connect(cmd.Context(), *t)
+		if err != nil {
+			return err
+		}
+		defer api.Close()
+		var raw json.RawMessage
+		if err := api.Get(cmd.Context(), at()+"/firstboot", nil, &raw); err != nil {
+			return distrust(t.server, err)
+		}
+		if !asJSON {
+			var j struct {
+				Steps json.RawMessage `json:"steps"`
+			}
+			if err := json.Unmarshal(raw, &j); err != nil {
+				return fmt.Errorf("read first start: %w", err)
+			}
+			raw = j.Steps
+		}
+		return output{json: asJSON, columns: []string{"name", "state", "detail"}}.write(c.out, raw)
+	}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "the answer's data as JSON")
+	cmd.Flags().BoolVar(&clear, "clear", false, "take what failed as dealt with, and erase the program")
+	return cmd
 }

@@ -44,6 +44,7 @@ func (d *daemon) wireDisks(ctx context.Context, p *parts) error {
 	api := &diskapi.API{Disks: s, Board: d.alerts, Tasks: d.tasks, Check: func(ctx context.Context) (any, error) { return d.check(ctx, eyes, s) }}
 	p.routes = append(p.routes, api.Routes()...)
 	p.replayers[disks.Kind] = s.Replayer
+	go d.watchFirstBoot(ctx)
 	go func() {
 		d.awaitBoot(ctx)
 		s.Resume(ctx)

@@ -26,6 +26,7 @@ import (
 	taskapi "joist/hypervisor/server/task"
 	"joist/hypervisor/server/version"
 	"joist/hypervisor/task"
+	"joist/system/firstboot"
 )
 
 // daemon holds the parts that all others stand on.
@@ -138,7 +139,8 @@ func (d *daemon) wireNode(ctx context.Context, p *parts) error {
 	p.routes = append(p.routes, taskapi.Routes(d.cfg.Name, d.tasks)...)
 	p.routes = append(p.routes, nodeapi.Routes(nodeapi.Deps{
 		Node: d.cfg.Name, Config: d.cfg, Version: v, Machine: machine, NetState: d.p.netState,
-		Init: d.askInit, Alerts: d.alerts.List,
+		Init: d.askInit, Alerts: d.alerts.List, Settle: d.settle,
+		First: func() (node.FirstBoot, error) { return firstboot.Load(d.p.root) },
 	})...)
 	p.routes = append(p.routes, clusterapi.Routes(clusterapi.Deps{
 		Node: d.cfg.Name, Keyboard: d.cfg.Keyboard, View: look.view, Guests: p.guests, Storages: p.storages,

@@ -24,7 +24,8 @@ type State struct {
 	InitErr  string       // why PID 1 could not be asked
 	Disks    string       // what is wrong with the mirror or the pool that /var is on
 	Alerts   []node.Alert // what joistd found
-	Booted   string       // when the kernel started, local time
+	First    node.FirstBoot
+	Booted   string // when the kernel started, local time
 	CPUs     int
 	Load     float64 // one minute
 	MemUsed  int64   // bytes
@@ -48,6 +49,9 @@ func Render(s State, cols, rows int) string {
 	p.row("Addresses", addresses(s.Net))
 	for _, l := range api(s) {
 		p.row(l[0], l[1])
+	}
+	if f := first(s.First); f != "" {
+		p.row("First start", f)
 	}
 	p.row("Load", fmt.Sprintf("%.1f on %d CPUs, %s of %s memory used", s.Load, s.CPUs, size(s.MemUsed), size(s.MemTotal)))
 	p.row("Up since", s.Booted)
@@ -134,6 +138,20 @@ func addresses(n node.NetStatus) string {
 		return "none yet, waiting for a DHCP server on " + n.Link
 	}
 	return "none yet on " + n.Bridge
+}
+
+// first is what the first start waits for, "" when it is over.
+func first(j node.FirstBoot) string {
+	if j.Ended > 0 {
+		return ""
+	}
+	var out []string
+	for _, s := range j.Steps {
+		if s.State == "waiting" && s.Detail != "" {
+			out = append(out, s.Name+" waits "+s.Detail)
+		}
+	}
+	return strings.Join(out, ", ")
 }
 
 func api(s State) [][2]string {
