@@ -24,7 +24,7 @@ import (
 )
 
 // wireDisks adds what looks after the disks of the system.
-func (d *daemon) wireDisks(ctx context.Context, p *parts) error {
+func (d *daemon) wireDisks(_ context.Context, p *parts) error {
 	eyes := eyes{probe.Real()}
 	eyes.Root = d.p.sys
 	d.alerts = &alert.Board{File: filepath.Join(d.runDir(), filepath.Base(node.AlertFile)), Now: time.Now}
@@ -44,12 +44,11 @@ func (d *daemon) wireDisks(ctx context.Context, p *parts) error {
 	api := &diskapi.API{Disks: s, Board: d.alerts, Tasks: d.tasks, Check: func(ctx context.Context) (any, error) { return d.check(ctx, eyes, s) }}
 	p.routes = append(p.routes, api.Routes()...)
 	p.replayers[disks.Kind] = s.Replayer
-	go d.watchFirstBoot(ctx)
-	go func() {
+	p.begin = append(p.begin, d.watchFirstBoot, func(ctx context.Context) {
 		d.awaitBoot(ctx)
 		s.Resume(ctx)
 		s.Watch(ctx)
-	}()
+	})
 	return nil
 }
 

@@ -50,6 +50,7 @@ type parts struct {
 	guests    clusterapi.GuestLister
 	storages  clusterapi.StorageLister
 	inventory membership.Guests
+	begin     []func(ctx context.Context) // once tasks can be started
 }
 
 // open starts the parts below the API. The store elects itself meanwhile.

@@ -82,6 +82,9 @@ func Exchange(ctx context.Context, r run.Runner, sys, old, fresh string, advance
 		_ = mdadm("--remove", "detached")
 	}
 	if _, ok := s.Members[filepath.Base(fresh)]; !ok {
+		// mdadm does not add what says of itself that it is a member; an error
+		// says that it does not
+		_ = Forget(ctx, r, fresh)
 		if err := mdadm("--add", fresh); err != nil {
 			return fmt.Errorf("add %s to the mirror: %w", fresh, err)
 		}
