@@ -6,7 +6,6 @@ package disks
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"path/filepath"
 	"strings"
@@ -81,6 +80,8 @@ type Service struct {
 	mu      sync.Mutex
 	working bool       // a disk is being replaced
 	resume  []Exchange // that a cut interrupted
+	copies  []bootdisk.Copy
+	failed  error // why they could not be read
 }
 
 // Row is a disk as it is listed.
@@ -147,12 +148,11 @@ func find(members []Member, device string) (Member, bool) {
 	return Member{}, false
 }
 
-// How often it is looked at the disks: at what the kernel shows, at the boot
-// parts, and at all that those hold.
+// How often it is looked at the disks: at what the kernel shows, and at the
+// boot parts.
 const (
 	lookEvery = time.Minute
 	bootEvery = time.Hour
-	deepEvery = 24 * time.Hour
 )
 
 // source is the name of these alerts on the board.
@@ -163,26 +163,36 @@ func (s *Service) Watch(ctx context.Context) {
 	if s.System == nil {
 		return
 	}
-	var boot, deep time.Time
-	var copies []bootdisk.Copy
-	var failed error
+	var boot time.Time
 	for {
-		now := time.Now()
-		if !s.busy() && now.Sub(boot) >= bootEvery {
-			full := now.Sub(deep) >= deepEvery && !deep.IsZero()
-			if copies, failed = s.System.Inspect(full); full || deep.IsZero() {
-				deep = now
-			}
-			boot = now
+		if !s.busy() && time.Since(boot) >= bootEvery {
+			s.inspect(!boot.IsZero()) // large files are not read while the node starts
+			boot = time.Now()
 		}
-		if err := s.Board.Set(source, s.alerts(ctx, copies, failed)); err != nil {
-			s.Log.Warn("show alerts", "err", err)
-		}
+		s.show(ctx)
 		select {
 		case <-ctx.Done():
 			return
 		case <-time.After(lookEvery):
 		}
+	}
+}
+
+// inspect looks at the boot parts.
+func (s *Service) inspect(deep bool) {
+	copies, err := s.System.Inspect(deep)
+	s.mu.Lock()
+	s.copies, s.failed = copies, err
+	s.mu.Unlock()
+}
+
+// show puts what is wrong on the board.
+func (s *Service) show(ctx context.Context) {
+	s.mu.Lock()
+	copies, failed := s.copies, s.failed
+	s.mu.Unlock()
+	if err := s.Board.Set(source, s.alerts(ctx, copies, failed)); err != nil {
+		s.Log.Warn("show alerts", "err", err)
 	}
 }
 
@@ -194,10 +204,8 @@ func (s *Service) busy() bool {
 
 // refresh shows at once what a task has changed.
 func (s *Service) refresh(ctx context.Context) {
-	copies, err := s.System.Inspect(false)
-	if err := s.Board.Set(source, s.alerts(ctx, copies, err)); err != nil {
-		s.Log.Warn("show alerts", "err", err)
-	}
+	s.inspect(true)
+	s.show(ctx)
 }
 
 // Repair brings the boot parts of all disks to the state of the newest.
@@ -211,10 +219,3 @@ func (s *Service) Repair(ctx context.Context, log task.Log) error {
 }
 
 var errNoSystem = errors.New("this machine runs no installed system")
-
-func wrap(what string, err error) error {
-	if err == nil {
-		return nil
-	}
-	return fmt.Errorf("%s: %w", what, err)
-}
