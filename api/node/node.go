@@ -14,25 +14,29 @@ import (
 
 // Places on the node. State is the volume mounted at /var.
 const (
-	StateDir   = "/var/lib/joist"             // 0755 root
-	NodeDir    = StateDir + "/node"           // 0700 root: the files named below
-	EtcdDir    = StateDir + "/etcd"           // 0700 root: the cluster store's data
-	ClusterDir = StateDir + "/cluster"        // 0700 root: what makes this node one of a cluster
-	JoinFile   = ClusterDir + "/request.json" // 0600: JoinRequest, until it is taken up
-	TaskDir    = StateDir + "/tasks"          // 0750 root: task status and logs
-	TLSDir     = NodeDir + "/tls"             // 0700 root: node.crt, node.key
-	LocalDir   = "/var/lib/vz"                // the volume behind storage "local"
-	LogDir     = "/var/log/joist"             // one bounded log per service
-	RunDir     = "/run/joist"                 // 0755 root, tmpfs
-	GuestRun   = RunDir + "/guests"           // 0711 root: a folder per running guest, named by VMID
-	InitSocket = RunDir + "/init.sock"        // PID 1's control socket
-	NetState   = RunDir + "/network.json"     // what `joistd network` has set up (NetStatus)
-	APIState   = RunDir + "/api.json"         // what joistd serves (APIStatus)
-	ConfigFile = NodeDir + "/node.json"       // Config
-	ShadowFile = NodeDir + "/root.shadow"     // 0600: crypt(3) hash of root's password, one line
-	KeysFile   = NodeDir + "/authorized_keys" // root's SSH keys
-	HostIDFile = NodeDir + "/machine-id"      // 32 hex digits
-	ReportFile = NodeDir + "/install-report.json"
+	StateDir       = "/var/lib/joist"               // 0755 root
+	NodeDir        = StateDir + "/node"             // 0700 root: the files named below
+	EtcdDir        = StateDir + "/etcd"             // 0700 root: the cluster store's data
+	ClusterDir     = StateDir + "/cluster"          // 0700 root: what makes this node one of a cluster
+	JoinFile       = ClusterDir + "/request.json"   // 0600: JoinRequest, until it is taken up
+	FirstBootDir   = StateDir + "/firstboot"        // 0700 root: the first start's journal, and its program
+	FirstBootFile  = FirstBootDir + "/request.json" // 0600: FirstBootRequest, until it is carried out
+	FirstBootState = FirstBootDir + "/state.json"   // FirstBoot
+	TaskDir        = StateDir + "/tasks"            // 0750 root: task status and logs
+	TLSDir         = NodeDir + "/tls"               // 0700 root: node.crt, node.key
+	LocalDir       = "/var/lib/vz"                  // the volume behind storage "local"
+	LogDir         = "/var/log/joist"               // one bounded log per service
+	RunDir         = "/run/joist"                   // 0755 root, tmpfs
+	GuestRun       = RunDir + "/guests"             // 0711 root: a folder per running guest, named by VMID
+	InitSocket     = RunDir + "/init.sock"          // PID 1's control socket
+	NetState       = RunDir + "/network.json"       // what `joistd network` has set up (NetStatus)
+	APIState       = RunDir + "/api.json"           // what joistd serves (APIStatus)
+	AlertFile      = RunDir + "/alerts.json"        // what joistd found that a person should look at ([]Alert)
+	ConfigFile     = NodeDir + "/node.json"         // Config
+	ShadowFile     = NodeDir + "/root.shadow"       // 0600: crypt(3) hash of root's password, one line
+	KeysFile       = NodeDir + "/authorized_keys"   // root's SSH keys
+	HostIDFile     = NodeDir + "/machine-id"        // 32 hex digits
+	ReportFile     = NodeDir + "/install-report.json"
 )
 
 // Config is node.json: the identity and the network of one node.
@@ -110,6 +114,17 @@ type APIStatus struct {
 	Since       string `json:"since"`       // RFC 3339
 }
 
+// Alert is something about the node that a person should look at, for as long
+// as it is so.
+type Alert struct {
+	Code  string `json:"code"`
+	Level string `json:"level"`          // "warning", or "error" where something is lost if nothing is done
+	Path  string `json:"path,omitempty"` // the disk or file that it is about
+	Text  string `json:"text"`
+	Cure  string `json:"cure,omitempty"`
+	Since int64  `json:"since"` // epoch
+}
+
 // Service is one line of what PID 1 supervises.
 type Service struct {
 	Name     string `json:"name"`
@@ -167,6 +182,44 @@ type JoinRequest struct {
 	Address     string `json:"address"`               // of a node of the cluster, with or without port
 	Token       string `json:"token"`                 // "joist-<id>-<secret>", good for one join
 	Fingerprint string `json:"fingerprint,omitempty"` // SHA-256 of the cluster's certificate, AA:BB:…
+}
+
+// FirstBootRequest is a program that a node runs once, at its first start. The
+// installer leaves it; it is erased when the program has run.
+type FirstBootRequest struct {
+	URL         string `json:"url"`                   // where it is fetched
+	Fingerprint string `json:"fingerprint,omitempty"` // SHA-256 of its server's certificate
+	Ordering    string `json:"ordering"`              // one of the Ordering… constants
+}
+
+// The moments of a first start.
+const (
+	OrderingNetwork = "network-online"
+	OrderingUp      = "fully-up"
+)
+
+// FirstBoot says how far the first start is, or how it went.
+type FirstBoot struct {
+	Installation string          `json:"installation_id"` // whose first start it is
+	Begun        int64           `json:"begun"`           // epoch
+	Ended        int64           `json:"ended,omitempty"` // 0 while it goes on
+	Steps        []FirstBootStep `json:"steps"`
+	Program      *Program        `json:"program,omitempty"`
+}
+
+// FirstBootStep is one line of it.
+type FirstBootStep struct {
+	Name   string `json:"name"`
+	State  string `json:"state"` // waiting, done, failed
+	Detail string `json:"detail,omitempty"`
+	Time   int64  `json:"time,omitempty"` // since when
+}
+
+// Program is what the program came to.
+type Program struct {
+	Begun int64  `json:"begun"`
+	Ended int64  `json:"ended,omitempty"`
+	Error string `json:"error,omitempty"` // why it failed
 }
 
 // Load reads Config below root ("/" on a node).

@@ -187,6 +187,17 @@ func startNode(t *testing.T) (env map[string]string, seen *[]string) {
 		"POST /nodes/n1/qemu/101/status/start":    `"` + strings.Replace(upid, "100", "101", 1) + `"`,
 		"GET /nodes/n1/tasks/UPID:n1:00000001:00000002:65000000:qmstart:101:root@pam:/status": `{"status":"stopped","exitstatus":"no disk"}`,
 		"GET /nodes/n1/tasks/UPID:n1:00000001:00000002:65000000:qmstart:101:root@pam:/log":    `[{"n":1,"t":"TASK ERROR: no disk"}]`,
+		"GET /nodes/localhost/alerts":                          `[{"code":"data-degraded","level":"error","path":"/dev/md127","text":"the mirror lacks 1 of 2 disks","cure":"replace it","since":1}]`,
+		"GET /nodes/localhost/firstboot":                       `{"begun":1,"steps":[{"name":"network","state":"waiting","detail":"for an address","time":1},{"name":"program","state":"waiting","time":1}]}`,
+		"DELETE /nodes/localhost/firstboot":                    `null`,
+		"GET /nodes/n2/alerts":                                 `[]`,
+		"GET /nodes/localhost/check":                           `{"result":"fit","checks":[{"code":"no-nic","outcome":"ok"},{"code":"memory-too-small","outcome":"warning","waived":true,"found":["machine: 1 GiB"],"cure":"add memory"}]}`,
+		"GET /nodes/n2/check":                                  `{"result":"unfit","checks":[{"code":"no-nic","outcome":"error","found":["machine: none"],"cure":"attach one"}]}`,
+		"POST /nodes/localhost/disks/preview":                  `{"possible":1,"findings":[{"level":"warning","code":"disk-usb","path":"/dev/sdc","text":"the disk is attached by USB"}]}`,
+		"POST /nodes/n2/disks/preview":                         `{"possible":0,"findings":[{"level":"error","code":"replace-single","text":"the data are on one disk","hint":"back up"}]}`,
+		"POST /nodes/localhost/disks/replace":                  `"` + upid + `"`,
+		"POST /nodes/localhost/disks/repair":                   `"` + strings.Replace(upid, "100", "101", 1) + `"`,
+		"GET /nodes/n1/tasks/" + upid + "/log":                 `[{"n":1,"t":"boot parts: copied"},{"n":2,"t":"TASK OK"}]`,
 		"PUT /nodes/n1/qemu/100/config":                        `null`,
 		"DELETE /nodes/n1/storage/local/content/local:iso/a b": `null`,
 		"POST /nodes/n1/storage/local/upload":                  `"` + upid + `"`,
@@ -253,6 +264,41 @@ ticket GET /foo
 ticket POST /nodes/n1/storage/local/upload x.iso content ed7002b4
 ticket GET /nodes/n1/tasks/` + upid + `/status`
 	if got := strings.Join(*seen, "\n"); got != want {
+		t.Errorf("the node saw\n%s\nwant\n%s", got, want)
+	}
+}
+
+func TestNodeCare(t *testing.T) {
+	env, seen := startNode(t)
+	do := func(args ...string) result {
+		t.Helper()
+		return execute(t, env, "", append([]string{"node"}, args...)...)
+	}
+	do("alerts").check(t, exitOK, "LEVEL  CODE           PATH        TEXT                           CURE\nerror  data-degraded  /dev/md127  the mirror lacks 1 of 2 disks  replace it\n")
+	do("alerts", "--node", "n2").check(t, exitOK, "")
+	do("first-boot").check(t, exitOK, "NAME     STATE    DETAIL\nnetwork  waiting  for an address\nprogram  waiting\n")
+	do("first-boot", "--clear").check(t, exitOK, "")
+	do("check").check(t, exitOK, "CHECK             OUTCOME           FOUND\nno-nic            ok                \nmemory-too-small  warning (waived)  machine: 1 GiB\n                                    cure: add memory\n\nThis machine is fit.\n")
+	if r := do("check", "--node", "n2", "--json"); r.status != exitFindings || !strings.Contains(r.out, `"unfit"`) {
+		t.Errorf("%+v", r)
+	}
+	*seen = nil
+	do("disk", "replace", "missing", "sdc", "--overwrite", "00aa").check(t, exitOK, "", "warning: the disk is attached by USB [disk-usb]", "boot parts: copied\nTASK OK")
+	do("disk", "replace", "sda", "sdc", "--node", "n2").check(t, exitFindings, "", "the data are on one disk", "cure: back up")
+	do("disk", "replace", "sda", "sdc", "--check").check(t, exitOK, "", "disk-usb")
+	do("disk", "repair").check(t, exitFailed, "", "TASK ERROR: no disk")
+	var posts []string
+	for _, s := range *seen {
+		if strings.Contains(s, "POST") {
+			posts = append(posts, s)
+		}
+	}
+	want := `ticket POST /nodes/localhost/disks/preview new=sdc&old=missing&overwrite=00aa
+ticket POST /nodes/localhost/disks/replace new=sdc&old=missing&overwrite=00aa
+ticket POST /nodes/n2/disks/preview new=sdc&old=sda
+ticket POST /nodes/localhost/disks/preview new=sdc&old=sda
+ticket POST /nodes/localhost/disks/repair`
+	if got := strings.Join(posts, "\n"); got != want {
 		t.Errorf("the node saw\n%s\nwant\n%s", got, want)
 	}
 }

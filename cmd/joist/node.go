@@ -24,7 +24,7 @@ func (c *cli) nodeCommand() *cobra.Command {
 	var t target
 	group := &cobra.Command{
 		Use:   "node",
-		Short: "Make a cluster: nodes join, leave and are removed",
+		Short: "Look after nodes: clusters, disks, what is wrong",
 		Long: `Nodes become a cluster by joining one that is there; a node alone is a cluster
 of one. The node that a command talks to is found as for joist api; run by root
 on a node without --server it is that node itself.
@@ -32,6 +32,8 @@ on a node without --server it is that node itself.
   on a node of the cluster    joist node token
   on the node that joins      joist node join ADDRESS --cluster-fingerprint SHA256
   on any of them              joist node list
+  what is wrong with a node   joist node alerts
+  its disks                   joist node disk list
 
 A node that joins keeps its guests. VMIDs that exist on both sides stop the
 join unless --renumber says what to do. docs/cluster.md has the rest: what goes
@@ -44,6 +46,7 @@ on without a quorum, and what to do when nodes are lost.`,
 		c.nodeTask(&t, "recover [NODE]", "Make a node that lost the others for good a cluster of one", "recover",
 			"  joist node recover"),
 		c.nodeRemove(&t))
+	group.AddCommand(c.careCommands(&t)...)
 	return group
 }
 

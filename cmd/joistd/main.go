@@ -32,6 +32,8 @@ func command(log *slog.Logger) *cobra.Command {
 	root.AddCommand(serveCmd,
 		&cobra.Command{Use: "network", Short: "Keep the network configured", Args: cobra.NoArgs,
 			RunE: func(c *cobra.Command, _ []string) error { return runNetwork(c.Context(), log) }},
+		&cobra.Command{Use: "firstboot", Short: "Go through the first start of the node", Args: cobra.NoArgs,
+			RunE: func(c *cobra.Command, _ []string) error { return firstBoot(c.Context(), log, p) }},
 		&cobra.Command{Use: "dashboard TTY", Short: "Show the node's state on a console", Args: cobra.ExactArgs(1),
 			RunE: func(c *cobra.Command, args []string) error { return runDashboard(c.Context(), args[0]) }},
 		&cobra.Command{Use: "stop-guests", Short: "Shut all guests of the node down", Args: cobra.NoArgs,

@@ -176,6 +176,9 @@ func (d *daemon) server(ctx context.Context) (*server.Server, clusterapi.Storage
 	if err := d.tasks.Recover(ctx, parts.replayers); err != nil {
 		return nil, nil, err
 	}
+	for _, f := range parts.begin {
+		go f(ctx)
+	}
 	d.nodes.Start(ctx, parts.inventory)
 	deps := server.Deps{
 		Node: d.cfg.Name, Routes: parts.routes, Auth: d.access, Access: d.access, Log: d.log, FailDelay: 3 * time.Second,

@@ -16,6 +16,7 @@ import (
 	"joist/api/node"
 	"joist/cluster/store"
 	"joist/hypervisor/access"
+	"joist/hypervisor/alert"
 	"joist/hypervisor/membership"
 	"joist/hypervisor/server"
 	accessapi "joist/hypervisor/server/access"
@@ -25,6 +26,7 @@ import (
 	taskapi "joist/hypervisor/server/task"
 	"joist/hypervisor/server/version"
 	"joist/hypervisor/task"
+	"joist/system/firstboot"
 )
 
 // daemon holds the parts that all others stand on.
@@ -38,6 +40,7 @@ type daemon struct {
 	store  store.Store
 	access *access.Service
 	tasks  *task.Manager
+	alerts *alert.Board
 }
 
 // parts is what the subsystems give to the API.
@@ -47,6 +50,7 @@ type parts struct {
 	guests    clusterapi.GuestLister
 	storages  clusterapi.StorageLister
 	inventory membership.Guests
+	begin     []func(ctx context.Context) // once tasks can be started
 }
 
 // open starts the parts below the API. The store elects itself meanwhile.
@@ -117,7 +121,7 @@ func (d *daemon) subject() cert.Subject {
 // parts wires the subsystems, one function each, and lists their routes.
 func (d *daemon) parts(ctx context.Context) (parts, error) {
 	p := parts{replayers: map[string]task.Replayer{}}
-	for _, wire := range []func(context.Context, *parts) error{d.wireGuests, d.wireNode} {
+	for _, wire := range []func(context.Context, *parts) error{d.wireGuests, d.wireDisks, d.wireNode} {
 		if err := wire(ctx, &p); err != nil {
 			return p, err
 		}
@@ -136,7 +140,8 @@ func (d *daemon) wireNode(ctx context.Context, p *parts) error {
 	p.routes = append(p.routes, taskapi.Routes(d.cfg.Name, d.tasks)...)
 	p.routes = append(p.routes, nodeapi.Routes(nodeapi.Deps{
 		Node: d.cfg.Name, Config: d.cfg, Version: v, Machine: machine, NetState: d.p.netState,
-		Init: d.askInit,
+		Init: d.askInit, Alerts: d.alerts.List, Settle: d.settle,
+		First: func() (node.FirstBoot, error) { return firstboot.Load(d.p.root) },
 	})...)
 	p.routes = append(p.routes, clusterapi.Routes(clusterapi.Deps{
 		Node: d.cfg.Name, Keyboard: d.cfg.Keyboard, View: look.view, Guests: p.guests, Storages: p.storages,

@@ -232,6 +232,12 @@ func TestFindings(t *testing.T) {
 		{"not-in-this-version not-in-this-version not-in-this-version", func(_ *probe.Facts, a *answer.Answer, _ *Image) {
 			a.Link.VLAN, a.Webhook.URL, a.FirstBoot.Source = 5, "https://example.com", "from-iso"
 		}},
+		{"not-in-this-version", func(_ *probe.Facts, a *answer.Answer, _ *Image) {
+			a.FirstBoot = answer.FirstBoot{Source: "from-url", URL: "https://example.com", Ordering: "before-network"}
+		}},
+		{"", func(_ *probe.Facts, a *answer.Answer, _ *Image) {
+			a.FirstBoot = answer.FirstBoot{Source: "from-url", URL: "https://example.com"}
+		}},
 		{"btrfs-not-offered", func(_ *probe.Facts, a *answer.Answer, _ *Image) {
 			a.Disk.Filesystem, a.Disk.Btrfs = answer.Btrfs, answer.BtrfsOptions{RAID: answer.RAID10, Compress: "zlib"}
 		}},

@@ -21,7 +21,12 @@ func refusals() []refusal {
 		{"joist.network", "VLAN, bond, MTU and a second address of the management network", "remove the table; the address is then untagged on one card",
 			func(a answer.Answer) bool { return a.Link.Asked() }},
 		{"post-installation-webhook", "a report by webhook", "remove the table", func(a answer.Answer) bool { return a.Webhook.URL != "" }},
-		{"first-boot", "a first-boot program", "remove the table", func(a answer.Answer) bool { return a.FirstBoot.Source != "" }},
+		{"first-boot.source", "a first-boot program on the medium", "put it on a server and set source = \"from-url\"",
+			func(a answer.Answer) bool { return a.FirstBoot.Source == "from-iso" }},
+		{"first-boot.ordering", "a first-boot program that is fetched before there is a network", "set ordering = \"network-online\"",
+			func(a answer.Answer) bool {
+				return a.FirstBoot.Source == "from-url" && a.FirstBoot.Ordering == "before-network"
+			}},
 	}
 }
 

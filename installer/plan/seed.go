@@ -100,6 +100,13 @@ func (p Plan) Seed(vgUUID, shadow string) ([]SeedFile, error) {
 		{node.HostIDFile, 0o444, []byte(p.Identity.MachineID + "\n")},
 		{node.ReportFile, 0o600, append(report, '\n')},
 	}
+	if f := p.Answer.FirstBoot; f.Source != "" {
+		request, err := json.MarshalIndent(node.FirstBootRequest{URL: f.URL, Fingerprint: f.Fingerprint, Ordering: or(f.Ordering, node.OrderingUp)}, "", "  ")
+		if err != nil {
+			return nil, fmt.Errorf("encode first-boot program: %w", err)
+		}
+		files = append(files, SeedFile{node.FirstBootFile, 0o600, append(request, '\n')})
+	}
 	if c := p.Answer.Cluster; c.Address != "" {
 		join, err := json.MarshalIndent(node.JoinRequest{Address: c.Address, Token: c.Token.Reveal(), Fingerprint: c.Fingerprint}, "", "  ")
 		if err != nil {

@@ -1,6 +1,7 @@
 package preflight
 
 import (
+	"slices"
 	"time"
 
 	"joist/installer/probe"
@@ -29,8 +30,23 @@ type Report struct {
 	Checks []Checked `json:"checks"`
 }
 
+// beforeOnly are checks that ask whether a disk may be installed on. Those of a
+// running node are in use, and belong to what it stores its data in.
+func beforeOnly(code string) bool {
+	return code == "disk-in-use" || code == "disk-is-medium" || code == "disk-pool-member"
+}
+
 // MakeReport checks the machine and the given disks, with waivers.
 func MakeReport(f probe.Facts, ds []probe.Disk, waive []string) Report {
+	return report(f, ds, waive, func(string) bool { return false })
+}
+
+// MakeNodeReport does so on a running node, whose system is on these disks.
+func MakeNodeReport(f probe.Facts, ds []probe.Disk, waive []string) Report {
+	return report(f, ds, waive, beforeOnly)
+}
+
+func report(f probe.Facts, ds []probe.Disk, waive []string, without func(code string) bool) Report {
 	fs := Check(f)
 	r := Report{Time: f.Time, Result: Fit}
 	for _, d := range ds {
@@ -38,6 +54,7 @@ func MakeReport(f probe.Facts, ds []probe.Disk, waive []string) Report {
 		r.Disks = append(r.Disks, d.Name)
 	}
 	fs = append(fs, Members(f, ds)...)
+	fs = slices.DeleteFunc(fs, func(x finding.Finding) bool { return without(x.Code) })
 	var codes []string
 	for _, c := range waive {
 		if Waivable(c) {
@@ -48,7 +65,7 @@ func MakeReport(f probe.Facts, ds []probe.Disk, waive []string) Report {
 	fs, _ = fs.Waive(codes)
 	seen := map[string]bool{}
 	for _, row := range Table() {
-		if seen[row.Code] { // disk-too-small is a row of machine and of disk
+		if without(row.Code) || seen[row.Code] { // disk-too-small is a row of machine and of disk
 			continue
 		}
 		seen[row.Code] = true

@@ -88,6 +88,38 @@ func Of(devs []block.Device, d block.Device, t disk.Layout) Disk {
 	return x
 }
 
+// Blank is the disk of that kernel name below sys, whatever it holds.
+func Blank(sys, name string) (Disk, error) {
+	devs, err := block.List(sys)
+	if err != nil {
+		return Disk{}, err
+	}
+	for _, d := range devs {
+		if d.Partition == 0 && d.Name == name && d.Bytes > 0 {
+			return Disk{Name: d.Name, Path: d.Path(), Bytes: d.Bytes}, nil
+		}
+	}
+	return Disk{}, fmt.Errorf("find disk %s: %w", name, os.ErrNotExist)
+}
+
+// Tables are the partition tables of all disks below sys that have one.
+func Tables(sys string) ([]disk.Layout, error) {
+	devs, err := block.List(sys)
+	if err != nil {
+		return nil, err
+	}
+	var out []disk.Layout
+	for _, d := range devs {
+		if d.Partition != 0 || d.Bytes == 0 {
+			continue
+		}
+		if t, err := d.Table(); err == nil {
+			out = append(out, t)
+		}
+	}
+	return out, nil
+}
+
 // Part is the device of a partition, "" where the kernel has none.
 func (d Disk) Part(name string) string { return d.Parts[name] }
 

@@ -63,17 +63,9 @@ func (s System) Exclusive(f func() error) error {
 	return f()
 }
 
-// Inspect looks at all disks of the system.
+// Inspect looks at all disks of the system. It waits for nobody: what is being
+// written may look as if it were missing.
 func (s System) Inspect(deep bool) ([]Copy, error) {
-	unlock, err := s.lock()
-	if err != nil {
-		return nil, err
-	}
-	defer unlock()
-	return s.inspect(deep)
-}
-
-func (s System) inspect(deep bool) ([]Copy, error) {
 	ds, err := s.Disks()
 	if err != nil {
 		return nil, err
@@ -121,7 +113,7 @@ func (s System) Reconcile(ctx context.Context, say func(format string, args ...a
 		return err
 	}
 	defer unlock()
-	copies, err := s.inspect(false)
+	copies, err := s.Inspect(false)
 	if err != nil {
 		return err
 	}

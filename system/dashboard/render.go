@@ -23,7 +23,9 @@ type State struct {
 	Phases   []node.Phase // of the boot
 	InitErr  string       // why PID 1 could not be asked
 	Disks    string       // what is wrong with the mirror or the pool that /var is on
-	Booted   string       // when the kernel started, local time
+	Alerts   []node.Alert // what joistd found
+	First    node.FirstBoot
+	Booted   string // when the kernel started, local time
 	CPUs     int
 	Load     float64 // one minute
 	MemUsed  int64   // bytes
@@ -47,6 +49,9 @@ func Render(s State, cols, rows int) string {
 	p.row("Addresses", addresses(s.Net))
 	for _, l := range api(s) {
 		p.row(l[0], l[1])
+	}
+	if f := first(s.First); f != "" {
+		p.row("First start", f)
 	}
 	p.row("Load", fmt.Sprintf("%.1f on %d CPUs, %s of %s memory used", s.Load, s.CPUs, size(s.MemUsed), size(s.MemTotal)))
 	p.row("Up since", s.Booted)
@@ -135,6 +140,20 @@ func addresses(n node.NetStatus) string {
 	return "none yet on " + n.Bridge
 }
 
+// first is what the first start waits for, "" when it is over.
+func first(j node.FirstBoot) string {
+	if j.Ended > 0 {
+		return ""
+	}
+	var out []string
+	for _, s := range j.Steps {
+		if s.State == "waiting" && s.Detail != "" {
+			out = append(out, s.Name+" waits "+s.Detail)
+		}
+	}
+	return strings.Join(out, ", ")
+}
+
 func api(s State) [][2]string {
 	if s.API.Port == 0 {
 		return [][2]string{{"API", "not answering yet"}}
@@ -174,6 +193,9 @@ func mark(v node.Service) string {
 	return v.State
 }
 
+// codeDegraded is joistd's word for what Disks says.
+const codeDegraded = "data-degraded"
+
 // problems says what a person should look at: the cause, not every symptom.
 func problems(s State) (out []string) {
 	for _, p := range s.Phases {
@@ -191,6 +213,11 @@ func problems(s State) (out []string) {
 	}
 	if s.Disks != "" {
 		out = append(out, s.Disks)
+	}
+	for _, a := range s.Alerts {
+		if a.Code != codeDegraded { // read from the kernel, also while joistd does not run
+			out = append(out, a.Text)
+		}
 	}
 	if s.Net.Error != "" {
 		out = append(out, "network: "+s.Net.Error)

@@ -169,6 +169,8 @@ func Gather(root string) State {
 	}
 	load(root+node.NetState, &s.Net)
 	load(root+node.APIState, &s.API)
+	load(root+node.AlertFile, &s.Alerts)
+	load(root+node.FirstBootState, &s.First)
 	if reply, err := ask(root + node.InitSocket); err != nil {
 		s.InitErr = err.Error()
 	} else {

@@ -16,6 +16,7 @@ import (
 	"joist/internal/run"
 	"joist/system/cmdline"
 	"joist/system/devlog"
+	"joist/system/firstboot"
 	"joist/system/module"
 	"joist/system/phase"
 )
@@ -305,7 +306,7 @@ func (s *system) startServices(context.Context) error {
 func (s *system) start(names ...string) error {
 	for _, spec := range s.specs {
 		switch {
-		case !slices.Contains(names, spec.Name):
+		case !slices.Contains(names, spec.Name), spec.Name == firstBoot && firstboot.Over("/"):
 		case !present("/", spec):
 			s.log.Printf("          service %s is left out: its program or configuration is not there", spec.Name)
 		default:

@@ -17,6 +17,7 @@ const (
 	udevd         = "udevd"
 	lxcDir        = "/var/lib/lxcfs"
 	dmeventd      = "dmeventd"
+	firstBoot     = "firstboot"
 	joistdReserve = 256 << 20 // bytes that guests never take from the API
 )
 
@@ -35,6 +36,7 @@ func services(mode cmdline.Mode, consoles []string) []service.Spec {
 		// Not after the network: the API answers as soon as there is an address.
 		service.Spec{Name: "joistd", Argv: []string{joistd, "serve"}, After: []string{udevd}, Notify: true, Within: 2 * time.Minute,
 			OOM: -900, MemoryMin: joistdReserve, CPUWeight: 1000, StopIn: 20 * time.Second},
+		service.Spec{Name: firstBoot, Argv: []string{joistd, "firstboot"}, After: []string{udevd}, Once: true},
 		service.Spec{Name: "chrony", Argv: []string{"/usr/sbin/chronyd", "-d"}, After: []string{"network"}, Needs: []string{"/usr/sbin/chronyd"}},
 		service.Spec{Name: "sshd", Argv: []string{"/usr/sbin/sshd", "-D", "-e"}, After: []string{"network"}, OOM: -500,
 			Needs: []string{"/usr/sbin/sshd", node.KeysFile, sshKey}},

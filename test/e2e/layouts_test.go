@@ -84,7 +84,7 @@ func (c *cutter) Write(b []byte) (int, error) {
 func attached(paths []string) []vm.Disk {
 	var out []vm.Disk
 	for _, p := range paths {
-		out = append(out, vm.Disk{Path: p})
+		out = append(out, vm.Disk{Path: p, Sparse: true})
 	}
 	return out
 }
@@ -257,4 +257,59 @@ func TestLayoutAdopt(t *testing.T) {
 	g.wantStatus(t, "running")
 	g.stop(t)
 	l.task(t, taskTime, http.MethodDelete, "/nodes/"+l.Name+"/storage/local/content/local:iso/kept.iso", nil)
+}
+
+// TestLayoutReplace: a disk of a mirror is replaced by a blank one, and the new
+// one starts the node without the other. The first start runs a program once.
+func TestLayoutReplace(t *testing.T) {
+	l := newLayout(t, 2)
+	l.LAN.DNS(webName, webAddress)
+	l.serve(t, webAddress.String()+":80", http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		io.WriteString(w, "#!/bin/sh\necho once >> /var/lib/vz/program; echo it runs\n")
+	}))
+	l.install(t, `disk-list = ["vda"]`, "disk-list = [\"vda\", \"vdb\"]\nlvm.hdsize = 20\n[joist.disk]\nraid = \"raid1\"\n[first-boot]\nsource = \"from-url\"\nurl = \"http://"+webName+"/program\"")
+	blank := l.replace(t, func() { l.want(t, "mirror", mirrorHas, "2\n0\nvda5\nvdb5") })
+	l.start(t, blank)
+	l.want(t, "mirror on the new disk", mirrorHas, "2\n1\nvda5")
+	l.want(t, "files of before", "cat /var/lib/vz/both /var/lib/vz/program", "both\nonce")
+	l.want(t, "attributes of the boot partition", espMarks, "0000000000000000")
+	l.want(t, "what the first start left", "ls /var/lib/joist/firstboot; grep -c 'it runs' /var/log/joist/firstboot.log", "state.json\n1")
+	l.cut(t)
+}
+
+// replaceTime is for copying a whole mirror, empty as it is.
+const replaceTime = 20 * time.Minute
+
+// replace starts a node without its second disk, puts a blank one in its place
+// and switches the node off.
+func (l *layout) replace(t *testing.T, whole func()) (blank string) {
+	t.Helper()
+	blank = filepath.Join(t.TempDir(), "blank.qcow2")
+	if err := vm.CreateDisk(t.Context(), blank, node.DiskSize); err != nil {
+		t.Fatal(err)
+	}
+	l.start(t, l.disks[0], blank)
+	says := func(command, text string) {
+		t.Helper()
+		l.until(t, text, func(ctx context.Context) error {
+			out, err := l.try(ctx, t, command)
+			if err == nil && !strings.Contains(out, text) {
+				err = fmt.Errorf("%s:\n%s", command, out)
+			}
+			return err
+		})
+	}
+	says("joist node alerts", "data-degraded")
+	says("joist node first-boot | tail -n 1 | tr -s ' '", "erase secrets done")
+	l.run(t, "joist node check && echo both > /var/lib/vz/both")
+	begun := time.Now()
+	out, err := l.try(within(t, replaceTime), t, "joist node disk list; joist node disk replace missing vdb 2>&1; joist node disk list")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("replaced in %v\n%s", time.Since(begun).Round(time.Second), out)
+	whole()
+	l.want(t, "alerts", "joist node alerts", "")
+	l.off(t)
+	return blank
 }

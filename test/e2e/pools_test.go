@@ -189,3 +189,14 @@ func TestLayoutZ2(t *testing.T) {
 func TestLayoutZ3(t *testing.T) {
 	survives(t, "raidz-3", 5, []int{1}, []int{2}, []int{3}, []int{4}, []int{5}, []int{1, 3, 5})
 }
+
+// TestLayoutReplaceZFS: the same in a pool.
+func TestLayoutReplaceZFS(t *testing.T) {
+	l := newLayout(t, 2)
+	l.install(t, l.onZFS("raid1", "")...)
+	blank := l.replace(t, func() { l.want(t, "pool", poolState, "ONLINE") })
+	l.start(t, blank)
+	l.want(t, "pool on the new disk", poolState, "DEGRADED")
+	l.want(t, "a file of before", "cat /var/lib/vz/both", "both")
+	l.cut(t)
+}

@@ -115,7 +115,11 @@ func (c Config) diskArgs(boot *int) []string {
 	var a []string
 	for i, d := range c.Disks {
 		id := fmt.Sprintf("disk%d", i)
-		a = append(a, "-drive", fmt.Sprintf("if=none,id=%s-drive,format=%s,discard=unmap,file=%s", id, d.Format, d.Path))
+		zeroes := ""
+		if d.Sparse {
+			zeroes = "detect-zeroes=unmap,"
+		}
+		a = append(a, "-drive", fmt.Sprintf("if=none,id=%s-drive,format=%s,discard=unmap,%sfile=%s", id, d.Format, zeroes, d.Path))
 		var dev string
 		switch d.Bus {
 		case VirtioBlk:

@@ -57,6 +57,7 @@ type Disk struct {
 	Bus        Bus
 	Serial     string // default "JOISTn"
 	SectorSize int    // bytes, 0: 512
+	Sparse     bool   // zeros that are written take no room
 }
 
 // NIC is a network card. Its device id is "nic0", ….

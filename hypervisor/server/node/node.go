@@ -24,6 +24,9 @@ type Deps struct {
 	Init     func(ctx context.Context, r node.InitRequest) (node.InitReply, error) // PID 1
 	NetState string                                                                // node.NetState
 	Config   node.Config                                                           // node.json
+	Alerts   func() []node.Alert                                                   // what is wrong with the node
+	First    func() (node.FirstBoot, error)                                        // the first start
+	Settle   func() error                                                          // takes its failures as dealt with
 }
 
 // Routes returns the calls on a node.
@@ -49,6 +52,9 @@ func Routes(d Deps) []server.Route {
 		get("network", "Network interfaces.", "", d.network, schema.Param{Name: "type", Optional: true,
 			Enum: []string{"bridge", "bond", "eth", "alias", "vlan", "fabric", "OVSBridge", "OVSBond", "OVSPort", "OVSIntPort", "vnet",
 				"any_bridge", "any_local_bridge", "include_sdn"}, Text: "only this kind"}),
+		get("firstboot", "How far the first start of the node is, or how it went.", "Sys.Audit", func(context.Context, *server.Request) (any, error) { return d.First() }),
+		{Method: schema.Method{Verb: "DELETE", Path: "/nodes/{node}/firstboot", Text: "Take what failed at the first start as dealt with.", OnNode: true, NoQuorum: true,
+			Perm: schema.Perm{Root: true}, Params: self}, Do: func(context.Context, *server.Request) (any, error) { return nil, d.Settle() }},
 		get("subscription", "Support contract; there is none.", "", d.subscription),
 	}
 }

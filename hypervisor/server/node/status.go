@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 
+	"joist/api/node"
 	"joist/hypervisor/server"
 )
 
@@ -47,8 +48,16 @@ func (d *Deps) status(context.Context, *server.Request) (any, error) {
 		"ksm":     map[string]uint64{"shared": m.ksm()},
 		"cpuinfo": parseCPUInfo(cpu), "pveversion": d.Version.Manager(),
 		"kversion": k["sysname"] + " " + k["release"] + " " + k["version"], "current-kernel": k,
-		"boot-info": m.boot(),
+		"boot-info": m.boot(), "alerts": d.alerts(),
 	}, nil
+}
+
+// alerts is nil where nothing watches the node.
+func (d *Deps) alerts() []node.Alert {
+	if d.Alerts == nil {
+		return nil
+	}
+	return d.Alerts()
 }
 
 func (m *Machine) kernel() map[string]string {

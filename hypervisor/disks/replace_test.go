@@ -1,0 +1,287 @@
+package disks
+
+import (
+	"errors"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"joist/hypervisor/task"
+	"joist/image/boot"
+	"joist/image/disk"
+	"joist/internal/finding"
+	"joist/system/bootdisk"
+	"joist/system/bootdisk/bootdisktest"
+)
+
+const build = "0011223344556677"
+
+// mirror is a node on two disks.
+func mirror(t *testing.T) *rig {
+	t.Helper()
+	b := bootdisktest.NewBuild(t, build)
+	return newRig(t, bootdisktest.Install(t, first, b, boot.Fresh()), bootdisktest.Install(t, second, b, boot.Fresh()))
+}
+
+// unplug takes a disk away.
+func (r *rig) unplug(name string) {
+	r.disks = slices.DeleteFunc(r.disks, func(d bootdisk.Disk) bool { return d.Name == name })
+	r.drives = slices.DeleteFunc(r.drives, func(d Drive) bool { return d.Name == name })
+	delete(r.members, name+"-data")
+}
+
+// exchange runs a replacement to its end and returns its log.
+func (r *rig) exchange(old, fresh string) (log, status string) {
+	r.t.Helper()
+	x, fs := r.Check(r.t.Context(), old, fresh, "")
+	if len(fs) > 0 {
+		r.t.Fatal(fs.Err())
+	}
+	x.User = "root@pam"
+	u, err := r.Start(x)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return r.wait(u)
+}
+
+func (r *rig) wait(u task.UPID) (log, status string) {
+	r.t.Helper()
+	for {
+		i, err := r.tasks.Get(u.String())
+		if err != nil {
+			r.t.Fatal(err)
+		}
+		if !i.Running && !r.busy() {
+			lines, _, err := r.tasks.Read(u.String(), 0, 0)
+			if err != nil {
+				r.t.Fatal(err)
+			}
+			return strings.Join(lines, "\n"), i.Status
+		}
+		time.Sleep(time.Millisecond)
+	}
+}
+
+// whole wants the system on two disks that each start it.
+func (r *rig) whole(names ...string) {
+	r.t.Helper()
+	copies, err := r.System.Inspect(true)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	var got []string
+	for _, c := range copies {
+		got = append(got, c.Disk.Name)
+		if len(c.Lacks) > 0 || bootdisk.Compare(copies[0], c).Any() || c.Disk.Table.Marks() != 0 {
+			r.t.Errorf("%s: lacks %q, differs %+v, marks %x", c.Disk.Name, c.Lacks, bootdisk.Compare(copies[0], c), c.Disk.Table.Marks())
+		}
+		if r.members[c.Disk.Name+"-data"] != "in_sync" {
+			r.t.Errorf("%s: data %q", c.Disk.Name, r.members[c.Disk.Name+"-data"])
+		}
+	}
+	if !slices.Equal(got, names) {
+		r.t.Errorf("disks of the system: %q, want %q", got, names)
+	}
+	r.refresh(r.t.Context())
+	if list := r.Board.List(); len(list) > 0 {
+		r.t.Errorf("alerts: %+v", list)
+	}
+}
+
+// A disk that is gone is replaced by a blank one.
+func TestReplaceMissing(t *testing.T) {
+	r := mirror(t)
+	r.unplug("disk-8222")
+	r.refresh(t.Context())
+	if list := r.Board.List(); len(list) != 1 || list[0].Code != codeDegraded {
+		t.Errorf("%+v", list)
+	}
+	r.plug(bootdisktest.Blank(t, "fresh", 9<<30))
+	log, status := r.exchange(Missing, "fresh")
+	if status != "OK" || !strings.Contains(log, "boot parts: fresh starts the node") || !strings.Contains(log, "data: 50 %") {
+		t.Errorf("%s\n%s", status, log)
+	}
+	r.whole("disk-8111", "fresh")
+	f, err := os.Open(r.disks[1].Path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	l, err := disk.ReadTable(f, 9<<30, 512)
+	if data, _ := l.Find(disk.NameData); err != nil || data.End() != 9<<30-disk.MiB {
+		t.Errorf("the data partition ends at %d (%v)", data.End(), err)
+	}
+}
+
+// One that is there is used until the new one has all, and does not come back.
+func TestReplacePresent(t *testing.T) {
+	r := mirror(t)
+	r.plug(bootdisktest.Blank(t, "fresh", 8<<30))
+	if log, status := r.exchange("disk-8222", "/dev/fresh"); status != "OK" {
+		t.Errorf("%s\n%s", status, log)
+	}
+	r.whole("disk-8111", "fresh")
+	f, err := os.Open(r.disks[1].Path + "-data")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	head := make([]byte, 10)
+	if _, err := f.ReadAt(head, 0); err != nil || string(head) == "superblock" {
+		t.Errorf("the old disk still says that it is a member (%v)", err)
+	}
+}
+
+// The disk that the node runs from stays usable until the restart.
+func TestReplaceRunning(t *testing.T) {
+	r := mirror(t)
+	r.plug(bootdisktest.Blank(t, "fresh", 8<<30))
+	log, status := r.exchange(strings.ToLower(first), "fresh")
+	if status != "WARNINGS: 1" || !strings.Contains(log, "still runs from disk-8111") {
+		t.Errorf("%s\n%s", status, log)
+	}
+	if list := r.Board.List(); len(list) != 1 || list[0].Code != codeLeft || list[0].Path != "/dev/disk-8111" {
+		t.Errorf("%+v", list)
+	}
+	r.unplug("disk-8111")
+	r.System.GUID = r.disks[0].Table.DiskGUID
+	r.whole("disk-8222", "fresh")
+}
+
+// What a cut left is taken up by itself, what failed by the same command.
+func TestReplaceAgain(t *testing.T) {
+	r := mirror(t)
+	r.unplug("disk-8222")
+	r.plug(bootdisktest.Blank(t, "fresh", 8<<30))
+	r.failing = "no disk"
+	if _, status := r.exchange(Missing, "fresh"); status != "no disk" {
+		t.Error(status)
+	}
+	r.manager()
+	if len(r.resume) > 0 {
+		t.Error("a replacement that failed goes on by itself")
+	}
+	copies, err := r.System.Inspect(true)
+	if err != nil || len(copies) != 2 || copies[1].Disk.Table.Marks() != disk.Unfinished {
+		t.Errorf("%v %+v", err, copies)
+	}
+	guid := copies[1].Disk.Table.DiskGUID
+	r.failing = ""
+	x, fs := r.Check(t.Context(), Missing, "fresh", "")
+	if len(fs) > 0 {
+		t.Fatal(fs.Err())
+	}
+	x.User = "root@pam"
+	if err := r.Replayer(t.Context(), []byte(`{"new": "sdx", "new_id": "//Sfresh", "user": "root@pam"}`)); err != nil {
+		t.Fatal(err)
+	}
+	r.Resume(t.Context())
+	list, _ := r.tasks.List(task.Filter{Source: task.All, Type: Kind, Limit: 1})
+	if log, status := r.wait(list[0].UPID); status != "OK" || !strings.Contains(log, "those of fresh are there") {
+		t.Errorf("%s\n%s", status, log)
+	}
+	r.whole("disk-8111", "fresh")
+	if copies, _ = r.System.Inspect(false); copies[1].Disk.Table.DiskGUID != guid {
+		t.Error("the disk was partitioned anew")
+	}
+}
+
+func TestFindings(t *testing.T) {
+	for name, c := range map[string]struct {
+		change   func(r *rig)
+		old, new string
+		want     string
+	}{
+		"nothing":        {nil, "disk-8222", "fresh", ""},
+		"no system":      {func(r *rig) { r.System = nil }, Missing, "fresh", "replace-no-system"},
+		"one disk":       {func(r *rig) { r.Data, r.Why = nil, "do something else" }, Missing, "fresh", "replace-single"},
+		"no such disk":   {nil, Missing, "sdx", "replace-not-found"},
+		"not ours":       {nil, "fresh", "fresh", "replace-not-ours"},
+		"in use already": {nil, Missing, "disk-8111", "replace-member"},
+		"the same":       {func(r *rig) { r.members["disk-8222-data"] = "faulty" }, "disk-8222", "disk-8222", "replace-same"},
+		"last":           {func(r *rig) { r.members["disk-8222-data"] = "faulty" }, "disk-8111", "fresh", "replace-last"},
+		"small":          {func(r *rig) { r.need = 8 << 30 }, Missing, "fresh", "replace-too-small"},
+		"holds data":     {func(r *rig) { r.drives[2].DataID, r.drives[2].Holds = "00aa", "ext4" }, Missing, "fresh", "replace-holds-data"},
+		"not fit":        {func(r *rig) { r.fit.Stopf("disk-in-use", "/dev/fresh", "", "it is") }, Missing, "fresh", "disk-in-use"},
+		"no source": {func(r *rig) {
+			for _, d := range r.disks[:2] {
+				bootdisktest.Write(t, d, disk.NameESP, make([]byte, 4096), 0)
+			}
+		}, Missing, "fresh", "replace-no-source"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := mirror(t)
+			r.plug(bootdisktest.Blank(t, "fresh", 8<<30))
+			if c.change != nil {
+				c.change(r)
+			}
+			_, fs := r.Check(t.Context(), c.old, c.new, "")
+			var codes []string
+			for _, f := range fs {
+				codes = append(codes, f.Code)
+				if f.Level != finding.Stop || f.Text == "" || f.Hint == "" && f.Code != "disk-in-use" {
+					t.Errorf("%+v", f)
+				}
+			}
+			if got := strings.Join(codes, " "); got != c.want {
+				t.Errorf("%q, want %q", got, c.want)
+			}
+		})
+	}
+	r := mirror(t)
+	r.plug(bootdisktest.Blank(t, "fresh", 8<<30))
+	r.drives[2].DataID = "00aa"
+	if _, fs := r.Check(t.Context(), Missing, "fresh", "00aa"); len(fs) > 0 {
+		t.Errorf("named data still stops: %v", fs.Err())
+	}
+}
+
+func TestAlerts(t *testing.T) {
+	b := bootdisktest.NewBuild(t, build)
+	for name, c := range map[string]struct {
+		disk func() bootdisk.Disk
+		want string
+	}{
+		"none":    {func() bootdisk.Disk { return bootdisktest.Install(t, second, b, boot.Fresh()) }, ""},
+		"missing": {func() bootdisk.Disk { return bootdisktest.Empty(t, second) }, codeBoot},
+		"older": {func() bootdisk.Disk {
+			return bootdisktest.Install(t, second, b, boot.Trial(boot.Fresh(), boot.A))
+		}, codeDiffers},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t, bootdisktest.Install(t, first, b, boot.Fresh()), c.disk())
+			r.refresh(t.Context())
+			list := r.Board.List()
+			if c.want == "" && len(list) > 0 || c.want != "" && (len(list) != 1 || list[0].Code != c.want || list[0].Cure == "") {
+				t.Errorf("%+v, want %q", list, c.want)
+			}
+			if c.want == "" {
+				return
+			}
+			u, err := r.tasks.Start(task.Spec{Type: "diskrepair", User: "root@pam"}, r.Repair)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if log, status := r.wait(u); status != "OK" || len(r.Board.List()) > 0 {
+				t.Errorf("%s %+v\n%s", status, r.Board.List(), log)
+			}
+		})
+	}
+}
+
+func TestLayout(t *testing.T) {
+	ref, err := disk.Plan(disk.Request{Size: 8 << 30, SectorSize: 512, Limit: 7 << 30, DiskGUID: first, PartGUIDs: [5]string{first, first, first, first, first}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := layout(ref, 100<<30, disk.GiB, second, [5]string{second, second, second, second, second})
+	if err != nil || l.Partitions[4].End() != 7<<30 || l.Partitions[1].Size != ref.Partitions[1].Size {
+		t.Errorf("data that took a part of the disk do not grow: %+v %v", l, err)
+	}
+	if _, err := layout(ref, 6<<30, 5<<30, second, [5]string{}); !errors.Is(err, errSmall) {
+		t.Errorf("%v", err)
+	}
+}
