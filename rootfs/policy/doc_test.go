@@ -52,7 +52,7 @@ What these depend on comes along. Versions and hashes are in joist.lock.
 
 %s
 
-Unless joist.toml says otherwise (`image.zfs`): %s
+Unless joist.toml says zfs = false: %s
 
 ## Dependencies that stay out
 
