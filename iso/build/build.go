@@ -127,7 +127,7 @@ func New(ctx context.Context, o Options) (*Builder, error) {
 			return nil, err
 		}
 	}
-	if b.moduleKey, err = o.moduleSigner(); err != nil {
+	if b.moduleKey, err = b.moduleSigner(); err != nil {
 		return nil, err
 	}
 	b.out, err = openOut(ctx, o.Out, func() {
@@ -147,14 +147,17 @@ func New(ctx context.Context, o Options) (*Builder, error) {
 
 // moduleSigner is who signs modules: a key, or the signatures that were made
 // with one before.
-func (o Options) moduleSigner() (*moduleSigner, error) {
-	if o.Again != nil && o.Again.ModuleCert != nil {
-		return &moduleSigner{cert: o.Again.ModuleCert, made: o.Again.ModuleSignatures}, nil
-	}
-	if o.ModuleKey == "" {
+func (b *Builder) moduleSigner() (*moduleSigner, error) {
+	switch again := b.o.Again; {
+	case again != nil && again.ModuleCert != nil:
+		return &moduleSigner{cert: again.ModuleCert, made: again.ModuleSignatures}, nil
+	case again != nil || b.o.ModuleKey == "":
+		return nil, nil
+	case !b.cfg.Image.ZFS:
+		b.o.Say(finding.List{{Level: finding.Warn, Code: "module-key-unused", Path: b.o.ModuleKey, Text: "there is no module to sign: zfs = false in joist.toml", Hint: "leave --module-key out"}})
 		return nil, nil
 	}
-	return loadModuleKey(o.ModuleKey)
+	return loadModuleKey(b.o.ModuleKey)
 }
 
 // Close removes what the build does not leave behind.

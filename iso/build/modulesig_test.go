@@ -20,6 +20,7 @@ import (
 	"testing"
 	"time"
 
+	"joist/internal/finding"
 	"joist/internal/run"
 )
 
@@ -140,5 +141,33 @@ func TestSignModule(t *testing.T) {
 		if (err == nil) != good {
 			t.Errorf("OpenSSL about %q: %v", content, err)
 		}
+	}
+}
+
+// Who signs: a key, the signatures of a build that is made again, or nobody.
+func TestModuleSigner(t *testing.T) {
+	key := rsaKey(t)
+	file := moduleKeyFile(t, key, key)
+	var said finding.List
+	b := Builder{cfg: Defaults(), o: Options{Say: func(fl finding.List) { said = append(said, fl...) }}}
+	if s, err := b.moduleSigner(); s != nil || err != nil {
+		t.Errorf("without a key: %v, %v", s, err)
+	}
+	b.o.ModuleKey = file
+	s, err := b.moduleSigner()
+	if err != nil || s.key == nil {
+		t.Fatalf("with a key: %v", err)
+	}
+	b.o.Again = &Inputs{}
+	if s, err := b.moduleSigner(); s != nil || err != nil {
+		t.Errorf("an unsigned build made again: %v, %v", s, err)
+	}
+	b.o.Again.ModuleCert = s.cert
+	if s, err := b.moduleSigner(); err != nil || s.key != nil || len(s.cert) == 0 {
+		t.Errorf("a signed build made again: %v", err)
+	}
+	b.o.Again, b.cfg.Image.ZFS = nil, false
+	if s, err := b.moduleSigner(); s != nil || err != nil || len(said) != 1 || said[0].Code != "module-key-unused" {
+		t.Errorf("nothing to sign: %v, %v, %v", s, err, said)
 	}
 }

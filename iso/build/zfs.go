@@ -99,7 +99,7 @@ func (b *Builder) zfs(ctx context.Context, release string) (string, error) {
 
 // compileZFS writes the modules for a kernel to the empty folder to.
 func (b *Builder) compileZFS(ctx context.Context, release, to string) error {
-	root, err := b.cached(ctx, "sandbox", b.setKey(setZFS), func(tmp string) error {
+	root, err := b.cached(ctx, "sandbox", b.zfsKey(), func(tmp string) error {
 		if err := b.unpackTools(ctx, setZFS, tmp); err != nil {
 			return err
 		}
@@ -131,7 +131,7 @@ func (b *Builder) compileZFS(ctx context.Context, release, to string) error {
 		}
 	}
 	for _, m := range zfsModules {
-		if err := os.Rename(filepath.Join(work, "src", m), filepath.Join(to, filepath.Base(m))); err != nil {
+		if err := linkOrCopy(filepath.Join(work, "src", m), filepath.Join(to, filepath.Base(m))); err != nil {
 			return fmt.Errorf("take OpenZFS's modules: %w", err)
 		}
 	}
