@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"joist/installer/plan"
 	"joist/installer/probe"
 	"joist/internal/host"
 )
@@ -98,5 +99,33 @@ func TestOpenConsolesStaysBelowDev(t *testing.T) {
 		if cs, err := openConsoles(n); n != "" && err == nil {
 			t.Errorf("%q opened %v", n, cs)
 		}
+	}
+}
+
+// The certificate of the medium's modules is known by its hash, as the
+// firmware's keys are.
+func TestReadImage(t *testing.T) {
+	root := t.TempDir()
+	write := func(name, text string) {
+		t.Helper()
+		p := filepath.Join(root, name)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(p), 0o755), os.WriteFile(p, []byte(text), 0o600)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	const id = "0123456789abcdef"
+	hash := strings.Repeat("0", 64)
+	write(buildFile, `{"build_id": "`+id+`"}`)
+	dir := probe.MediumDir + "/joist/" + id
+	write(dir+"/manifest.json", `{"build_id": "`+id+`", "version": "1.2.3", "built": "2026-01-02T03:04:05Z", "kernel": "6.12", "verity_root": "`+hash+`",
+		"files": {"vmlinuz": {"size": 1, "sha256": "`+hash+`"}, "initrd": {"size": 1, "sha256": "`+hash+`"}, "system.sqfs": {"size": 1, "sha256": "`+hash+`"}}}`)
+	h := &host.Host{Root: root}
+	if img, err := readImage(h); err != nil || img.ModuleKey != "" {
+		t.Fatalf("without a certificate: %q, %v", img.ModuleKey, err)
+	}
+	write(dir+"/boot/"+plan.ModuleCert, "certificate")
+	const sum = "03d66dd08835c1ca3f128cceacd1f31ac94163096b20f445ae84285bc0832d72" // sha256sum
+	if img, err := readImage(h); err != nil || img.ModuleKey != sum {
+		t.Errorf("%q, %v", img.ModuleKey, err)
 	}
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -73,6 +74,11 @@ func readImage(h *host.Host) (plan.Image, error) {
 		if st, err := os.Stat(filepath.Join(dir, "boot", name)); err == nil {
 			img.Loaders[name] = st.Size()
 		}
+	}
+	if b, err = os.ReadFile(filepath.Join(dir, "boot", plan.ModuleCert)); err == nil {
+		img.ModuleKey = fmt.Sprintf("%x", sha256.Sum256(b))
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		return img, fmt.Errorf("read the medium: %w", err)
 	}
 	return img, nil
 }

@@ -69,6 +69,7 @@ func buildCommand() *cobra.Command {
 	f.StringVar(&o.savePool, "save-pool", "", "also put all that was fetched into a tar `FILE` for --pool")
 	f.StringVar(&o.Key, "sign-key", "", "Ed25519 private key (PEM `FILE`) that signs SHA256SUMS")
 
+	f.StringVar(&o.ModuleKey, "module-key", "", "RSA private key and its certificate (PEM `FILE`) that sign OpenZFS's modules for Secure Boot")
 	f.StringVar(&o.Answer, "answer", "", "answer `FILE` to put inside the ISO: it then installs unattended")
 	return c
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -28,19 +29,20 @@ import (
 
 // Options are what a person may say about one build.
 type Options struct {
-	Source string            // the checkout: go.mod, joist.toml, joist.lock
-	Config string            // joist.toml, "" for the one in Source
-	Out    string            // where artefacts go
-	Mirror string            // base URL instead of apt's sources
-	Answer string            // answer file to put inside
-	Pool   string            // archive of SavePool to take all from, "" for the network
-	Key    string            // file of the Ed25519 key that signs SHA256SUMS, "" for none
-	Again  *Inputs           // make the same again: this configuration and time, and nothing that an earlier build made
-	Signed map[string]string // with Again: signatures by artefact, which then need no key
-	Locked bool              // a lock that does not fit is an error
-	Sink   progress.Sink
-	Say    func(finding.List) // notes and warnings as they come
-	Log    *slog.Logger
+	Source    string            // the checkout: go.mod, joist.toml, joist.lock
+	Config    string            // joist.toml, "" for the one in Source
+	Out       string            // where artefacts go
+	Mirror    string            // base URL instead of apt's sources
+	Answer    string            // answer file to put inside
+	Pool      string            // archive of SavePool to take all from, "" for the network
+	Key       string            // file of the Ed25519 key that signs SHA256SUMS, "" for none
+	ModuleKey string            // file of the RSA key, with its certificate, that signs modules, "" for none
+	Again     *Inputs           // make the same again: this configuration and time, and nothing that an earlier build made
+	Signed    map[string]string // with Again: signatures by artefact, which then need no key
+	Locked    bool              // a lock that does not fit is an error
+	Sink      progress.Sink
+	Say       func(finding.List) // notes and warnings as they come
+	Log       *slog.Logger
 }
 
 // Builder carries one build through its steps.
@@ -69,6 +71,7 @@ type Builder struct {
 	answerText []byte            // to be put on the medium
 	signatures map[string]string // made with the key, by artefact
 	selfSum    string            // hash of the builder that runs
+	moduleKey  *moduleSigner     // nil for none
 }
 
 // Sets of the lock.
@@ -76,6 +79,7 @@ const (
 	setImage = "image"
 	setTools = "tools"
 	setGuest = "template"
+	setZFS   = "zfs" // compiles the module; empty without ZFS
 )
 
 // New checks the configuration and prepares a build. Nothing is fetched yet.
@@ -123,6 +127,9 @@ func New(ctx context.Context, o Options) (*Builder, error) {
 			return nil, err
 		}
 	}
+	if b.moduleKey, err = b.moduleSigner(); err != nil {
+		return nil, err
+	}
 	b.out, err = openOut(ctx, o.Out, func() {
 		b.o.Say(finding.List{{Level: finding.Warn, Code: "build-waits", Path: o.Out, Text: "another build writes to this folder; waiting for it to end"}})
 	})
@@ -136,6 +143,21 @@ func New(ctx context.Context, o Options) (*Builder, error) {
 		}
 	}
 	return b, nil
+}
+
+// moduleSigner is who signs modules: a key, or the signatures that were made
+// with one before.
+func (b *Builder) moduleSigner() (*moduleSigner, error) {
+	switch again := b.o.Again; {
+	case again != nil && again.ModuleCert != nil:
+		return &moduleSigner{cert: again.ModuleCert, made: again.ModuleSignatures}, nil
+	case again != nil || b.o.ModuleKey == "":
+		return nil, nil
+	case !b.cfg.Image.ZFS:
+		b.o.Say(finding.List{{Level: finding.Warn, Code: "module-key-unused", Path: b.o.ModuleKey, Text: "there is no module to sign: zfs = false in joist.toml", Hint: "leave --module-key out"}})
+		return nil, nil
+	}
+	return loadModuleKey(b.o.ModuleKey)
 }
 
 // Close removes what the build does not leave behind.
@@ -235,21 +257,36 @@ func (b *Builder) resolve(ctx context.Context) error {
 		}
 		guest := append(policy.Template(), ix.Select(func(r *deb.Record) bool { return r.Essential })...)
 		sets := map[string]lock.Lock{}
-		for _, s := range []struct {
-			name  string
-			wants []string
-			out   map[string]string
-		}{{setImage, wants, excluded}, {setTools, policy.Tools(), policy.ToolsExcluded()}, {setGuest, guest, nil}} {
-			l, fl, err := deb.Resolve(ctx, b.client, b.cfg.Suites, s.wants, s.out)
+		add := func(name string, wants []string, out map[string]string) error {
+			l, fl, err := deb.Resolve(ctx, b.client, b.cfg.Suites, wants, out)
 			if err != nil {
 				return err
 			}
+			if name == setZFS {
+				fl = zfsUnresolved(fl)
+			}
 			b.o.Say(fl)
-			if err := fl.Err(); err != nil {
+			l.Config = b.cfg.resolveDigest()
+			sets[name] = l
+			return fl.Err()
+		}
+		if err := add(setImage, wants, excluded); err != nil {
+			return err
+		}
+		if err := add(setTools, policy.Tools(), policy.ToolsExcluded()); err != nil {
+			return err
+		}
+		if err := add(setGuest, guest, nil); err != nil {
+			return err
+		}
+		if b.cfg.Image.ZFS {
+			release, err := lockedKernel(sets[setImage].Packages)
+			if err != nil {
 				return err
 			}
-			l.Config = b.cfg.resolveDigest()
-			sets[s.name] = l
+			if err := add(setZFS, policy.ZFSModule(release), policy.ZFSModuleExcluded(release)); err != nil {
+				return err
+			}
 		}
 		l, err := lock.Join(sets)
 		if err != nil {
@@ -281,7 +318,10 @@ func (b *Builder) fetch(ctx context.Context, sets ...string) error {
 		if err != nil {
 			return err
 		}
-		b.files = files
+		if b.files == nil {
+			b.files = map[string]string{}
+		}
+		maps.Copy(b.files, files)
 		now := time.Now()
 		for _, f := range files {
 			_ = os.Chtimes(f, now, now) // the time of last use; what cannot be marked is fetched again some day

@@ -129,7 +129,7 @@ func (b *Builder) pruneKinds(ctx context.Context, all bool) error {
 		since, systems, templates, blocks = time.Now().Add(time.Hour), 0, 0, 0
 	}
 	var errs []error
-	for _, kind := range []string{"sandbox", "modules"} {
+	for _, kind := range []string{"sandbox", "modules", "zfs"} {
 		errs = append(errs, b.withCache(ctx, kind, func(parent string) error { return pruneCache(parent, "", since) }))
 	}
 	errs = append(errs, b.withCache(ctx, "system", func(parent string) error { return pruneOldest(parent, systems) }))

@@ -28,6 +28,7 @@ type Config struct {
 		Compression int      `toml:"compression" json:"compression"`           // zstd level of system.sqfs, 1 to 22
 		KernelArgs  string   `toml:"kernel-args" json:"kernel-args,omitempty"` // added to every boot
 		Consoles    []string `toml:"consoles" json:"consoles"`                 // kernel console= values, the last one is /dev/console
+		ZFS         bool     `toml:"zfs" json:"zfs"`                           // OpenZFS's module and programs
 	} `toml:"image" json:"image"`
 	Packages struct {
 		Add  []string `toml:"add" json:"add,omitempty"`
@@ -43,6 +44,7 @@ func Defaults() Config {
 	c.Suites = []string{"trixie", "trixie-updates", "trixie-security"}
 	c.Image.Compression = 11
 	c.Image.Consoles = []string{"tty0", "ttyS0,115200"}
+	c.Image.ZFS = true
 	return c
 }
 
@@ -205,7 +207,11 @@ func (c Config) wants() (wants []string, excluded map[string]string) {
 	for _, p := range c.Packages.Drop {
 		excluded[p] = "dropped in joist.toml"
 	}
-	for _, p := range append(policy.Wanted(), c.Packages.Add...) {
+	base := policy.Wanted()
+	if c.Image.ZFS {
+		base = append(base, policy.ZFS()...)
+	}
+	for _, p := range append(base, c.Packages.Add...) {
 		if _, out := excluded[p]; !out {
 			wants = append(wants, p)
 		}
@@ -217,5 +223,9 @@ func (c Config) wants() (wants []string, excluded map[string]string) {
 // lock is noticed.
 func (c Config) resolveDigest() string {
 	wants, excluded := c.wants()
-	return lock.Digest(fmt.Appendf(nil, "%q %q %q %q %q %q", c.Suites, wants, excluded, policy.Tools(), policy.ToolsExcluded(), policy.Template()))
+	text := fmt.Appendf(nil, "%q %q %q %q %q %q", c.Suites, wants, excluded, policy.Tools(), policy.ToolsExcluded(), policy.Template())
+	if c.Image.ZFS {
+		text = fmt.Appendf(text, " %q %q", policy.ZFSModule("KERNEL"), policy.ZFSModuleExcluded("KERNEL"))
+	}
+	return lock.Digest(text)
 }

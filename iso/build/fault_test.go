@@ -33,7 +33,7 @@ type site struct {
 	source, cache, out string
 }
 
-const big = "bash" // a package that is larger than the others
+const largest = "bash" // a package that is larger than the others
 
 func newSite(t *testing.T) *site {
 	t.Helper()
@@ -41,14 +41,14 @@ func newSite(t *testing.T) *site {
 	put(t, filepath.Join(s.source, "go.mod"), "module m\n")
 	var stanzas []string
 	done := map[string]bool{}
-	for _, list := range [][]string{policy.Wanted(), policy.Tools(), policy.Template(), {big}} {
+	for _, list := range [][]string{policy.Wanted(), policy.Tools(), policy.Template(), {largest}} {
 		for _, name := range list {
 			if done[name] {
 				continue
 			}
 			done[name] = true
 			content := []byte("content of " + name)
-			if name == big {
+			if name == largest {
 				content = bytes.Repeat([]byte("0123456789abcdef"), 20000)
 			}
 			stanzas = append(stanzas, s.Stanza("debian", name, "1", content, "Essential: yes"))
@@ -171,10 +171,10 @@ func TestBadPackage(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := newSite(t)
-			good := s.Files[s.path(big)]
-			s.Files[s.path(big)] = bad(good)
+			good := s.Files[s.path(largest)]
+			s.Files[s.path(largest)] = bad(good)
 			_, err := s.build(t.Context(), t)
-			if err == nil || !strings.Contains(err.Error(), "fetch "+big+" 1: ") {
+			if err == nil || !strings.Contains(err.Error(), "fetch "+largest+" 1: ") {
 				t.Errorf("error is %v", err)
 			}
 			for _, f := range s.fetched(t) {
@@ -192,7 +192,7 @@ func TestBadPackage(t *testing.T) {
 // brings a tenth each time brings the file.
 func TestCutConnection(t *testing.T) {
 	s := newSite(t)
-	body := s.Files[s.path(big)]
+	body := s.Files[s.path(largest)]
 	s.build(t.Context(), t) // the other packages are there then
 	forget := func() {
 		for _, f := range s.fetched(t) {
@@ -215,7 +215,7 @@ func TestCutConnection(t *testing.T) {
 				})
 				_, err := s.build(t.Context(), t)
 				have := slices.ContainsFunc(s.fetched(t), func(f string) bool { return strings.Contains(f, archive.Sum(body)) })
-				if want := "fetch " + big + " 1: "; always != strings.Contains(fmt.Sprint(err), want) {
+				if want := "fetch " + largest + " 1: "; always != strings.Contains(fmt.Sprint(err), want) {
 					t.Errorf("error is %v, want %q in it: %v", err, want, always)
 				}
 				if always && !strings.Contains(fmt.Sprint(err), "EOF") {
@@ -242,9 +242,9 @@ func TestCutConnection(t *testing.T) {
 // cutAt serves the large package up to a byte that f tells from where the
 // request begins, and then drops the connection.
 func (s *site) cutAt(f func(from int) int) {
-	body := s.Files[s.path(big)]
+	body := s.Files[s.path(largest)]
 	s.Handler = func(w http.ResponseWriter, r *http.Request) bool {
-		if r.URL.Path != s.path(big) {
+		if r.URL.Path != s.path(largest) {
 			return false
 		}
 		from, status := 0, http.StatusOK
@@ -288,7 +288,7 @@ func TestNoNamespaces(t *testing.T) {
 	if !errors.Is(err, sandbox.ErrNoNamespaces) || !strings.Contains(err.Error(), "sysctl") {
 		t.Errorf("error is %v", err)
 	}
-	if slices.Contains(s.Asked(), s.path(big)) {
+	if slices.Contains(s.Asked(), s.path(largest)) {
 		t.Error("packages were fetched first")
 	}
 	s.clean(t)

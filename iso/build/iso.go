@@ -103,6 +103,9 @@ func (b *Builder) contents(ctx context.Context, s System, text []byte) (map[stri
 		"/boot/vmlinuz": "vmlinuz", "/boot/initrd": "initrd", "/boot/grub/grub.cfg": "grub.cfg", "/boot/bios.img": "core-medium.img", "/efi.img": "efi.img",
 		dir + "/system.sqfs": "system.sqfs", dir + "/manifest.json": "manifest.json",
 	}
+	if b.moduleKey != nil {
+		saved["modules.der"], files[dir+"/boot/modules.der"] = b.moduleKey.cert, "modules.der"
+	}
 	if text != nil {
 		saved["answer.toml"], files[answerFile] = text, "answer.toml"
 	}

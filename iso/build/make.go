@@ -197,7 +197,7 @@ func (b *Builder) accountFor(k Kind, r release) (map[string]string, error) {
 		materials = r.templateBill
 		text, err = b.templateManifest()
 	} else {
-		text, err = b.manifest(r.system.Manifest, b.signaturesOf(manifest))
+		text, err = b.manifest(r.system, b.signaturesOf(manifest))
 	}
 	if err != nil {
 		return nil, err

@@ -42,6 +42,9 @@ func (b *Builder) indexModules(ctx context.Context, root *tree.Node) error {
 		if err != nil {
 			return err
 		}
+		if err := b.addZFS(ctx, mods, release); err != nil {
+			return err
+		}
 		key, err := digestOf(mods, "unpacked", filepath.Base(b.box.Root), release)
 		if err != nil {
 			return err

@@ -75,7 +75,7 @@ func (b *Builder) inputs(ctx context.Context) (root *tree.Node, err error) {
 	g, both := errgroup.WithContext(ctx)
 	g.Go(func() error { return b.compile(both) })
 	g.Go(func() error {
-		if err := b.prepare(both, setImage); err != nil {
+		if err := b.prepare(both, append(b.zfsSets(), setImage)...); err != nil {
 			return err
 		}
 		err := b.o.Sink.Do("unpack system", func(func(n, of int64)) (err error) {
@@ -102,6 +102,9 @@ func (b *Builder) buildID() string {
 	fmt.Fprintf(h, "%+v\n%s\n%d\n", b.cfg, b.lockText, b.built.Unix())
 	for _, name := range slices.Sorted(maps.Keys(b.bins)) {
 		fmt.Fprintf(h, "%s %x\n", name, sha256.Sum256(b.bins[name]))
+	}
+	if b.moduleKey != nil {
+		fmt.Fprintf(h, "modules %x\n", sha256.Sum256(b.moduleKey.cert))
 	}
 	// The builder's tables are part of the joist program, which is in the image.
 	return hex.EncodeToString(h.Sum(nil))[:16]
@@ -135,6 +138,7 @@ func (b *Builder) self() (string, error) {
 type systemRecord struct {
 	Manifest boot.Manifest
 	Bill     []byte
+	Signed   map[string][]byte
 	Said     finding.List // warnings do not go away because nothing changed
 }
 
@@ -199,7 +203,7 @@ func (b *Builder) bringSystem(ctx context.Context, dir string, s *System) (ok bo
 			return false, err
 		}
 	}
-	s.Manifest, s.Bill = r.Manifest, r.Bill
+	s.Manifest, s.Bill, s.Signatures = r.Manifest, r.Bill, r.Signed
 	b.say(r.Said)
 	return true, nil
 }
@@ -213,7 +217,7 @@ func (b *Builder) keepSystem(ctx context.Context, s System) {
 		if err != nil {
 			return err
 		}
-		record, err := json.Marshal(systemRecord{s.Manifest, s.Bill, b.said})
+		record, err := json.Marshal(systemRecord{s.Manifest, s.Bill, s.Signatures, b.said})
 		if err != nil {
 			return err
 		}

@@ -42,7 +42,7 @@ func (b *Builder) savePool(ctx context.Context, name string) (err error) {
 			return err
 		}
 	}
-	if err := b.fetch(ctx, setImage, setTools, setGuest); err != nil {
+	if err := b.fetch(ctx, setImage, setTools, setGuest, setZFS); err != nil {
 		return err
 	}
 	files, err := b.poolModules(ctx)

@@ -42,6 +42,9 @@ type Inputs struct {
 	Sources  map[string]string `json:"sources"`     // program → hash of its sources down to the standard library
 	Programs map[string]string `json:"programs"`    // program → hash of its bytes
 	Packages []Input           `json:"packages"`    // of the image and of the tools that made it
+
+	ModuleCert       []byte            `json:"module_cert,omitempty"`       // DER, of the key that signed modules
+	ModuleSignatures map[string][]byte `json:"module_signatures,omitempty"` // module → what was put behind it
 }
 
 // Input is one package.
@@ -52,28 +55,32 @@ type Input struct {
 	Sets    []string `json:"sets"`
 }
 
-// manifest is that of this build's system.
-func (b *Builder) manifest(m boot.Manifest, signatures map[string]string) ([]byte, error) {
+// manifest is that of a system of this build.
+func (b *Builder) manifest(s System, signatures map[string]string) ([]byte, error) {
+	m := s.Manifest
 	if err := m.Validate(); err != nil {
 		return nil, err
 	}
 	m.Built = m.Built.UTC().Truncate(time.Second)
-	in := b.inputsOf(setImage)
+	in := b.inputsOf(setImage, setZFS)
 	in.Sources = b.keys
 	for name, c := range b.bins {
 		sum := sha256.Sum256(c)
 		in.Programs[name] = hex.EncodeToString(sum[:])
 	}
+	if b.moduleKey != nil {
+		in.ModuleCert, in.ModuleSignatures = b.moduleKey.cert, s.Signatures
+	}
 	return encode(Manifest{Manifest: m, Inputs: in, Signatures: signatures})
 }
 
-// inputsOf are those that every artefact has: of the packages, one set and the
-// tools.
-func (b *Builder) inputsOf(set string) Inputs {
+// inputsOf are those that every artefact has: of the packages, those of some
+// sets and the tools.
+func (b *Builder) inputsOf(sets ...string) Inputs {
 	lock := sha256.Sum256(b.lockText)
 	in := Inputs{Epoch: b.built.Unix(), Config: b.cfg, Lock: hex.EncodeToString(lock[:]), Go: b.gotool.version, Programs: map[string]string{}}
 	for _, p := range b.lock.Packages {
-		if slices.Contains(p.Sets, set) || slices.Contains(p.Sets, setTools) {
+		if slices.ContainsFunc(p.Sets, func(s string) bool { return s == setTools || slices.Contains(sets, s) }) {
 			in.Packages = append(in.Packages, Input{p.Name, p.Version, p.SHA256, p.Sets})
 		}
 	}
@@ -148,6 +155,13 @@ func (b *Builder) debianBill(set string, read func(path string) ([]byte, error))
 // programs say they are made of.
 func (b *Builder) bill(root *tree.Node) ([]byte, error) {
 	d := sbom.Document{Name: b.base(), BuildID: b.id, Version: b.cfg.Version, Created: b.built, Packages: b.debianBill(setImage, root.Read)}
+	if p, ok := b.lock.Package("zfs-dkms"); ok && b.cfg.Image.ZFS {
+		text, err := root.Read("/usr/share/doc/zfsutils-linux/copyright") // of the same source
+		if err != nil {
+			return nil, err
+		}
+		d.Packages = append(d.Packages, sbom.Package{Kind: sbom.Debian, Name: p.Name, Version: p.Version, Arch: p.Arch, SHA256: p.SHA256, Copyright: text})
+	}
 	modules := map[string]string{"stdlib": strings.TrimPrefix(b.gotool.version, "go")}
 	for name, c := range b.bins {
 		info, err := buildinfo.Read(bytes.NewReader(c))

@@ -28,7 +28,8 @@ import (
 type System struct {
 	Kernel, Initrd, Squash string // files in the work folder
 	Manifest               boot.Manifest
-	Bill                   []byte // of materials, SPDX
+	Bill                   []byte            // of materials, SPDX
+	Signatures             map[string][]byte // of modules that were signed here
 }
 
 // system builds the three files from the packages' tree.
@@ -37,6 +38,9 @@ func (b *Builder) system(ctx context.Context, root *tree.Node) (System, error) {
 	release, err := kernelRelease(root)
 	if err != nil {
 		return s, err
+	}
+	if b.moduleKey != nil {
+		s.Signatures = b.moduleKey.made
 	}
 	s.Manifest = boot.Manifest{BuildID: b.id, Version: b.cfg.Version, Built: b.built, Kernel: release}
 	build, err := json.Marshal(map[string]string{"version": b.cfg.Version, "build_id": b.id, "built": b.built.Format(time.RFC3339)})

@@ -22,20 +22,20 @@ import (
 // cache.
 func (b *Builder) tools(ctx context.Context) error {
 	return b.o.Sink.Do("unpack build tools", func(func(n, of int64)) error {
-		dir, err := b.cached(ctx, "sandbox", b.sandboxKey(), func(tmp string) error { return b.unpackTools(ctx, tmp) })
+		dir, err := b.cached(ctx, "sandbox", b.sandboxKey(), func(tmp string) error { return b.unpackTools(ctx, setTools, tmp) })
 		b.box = sandbox.Sandbox{Root: dir, Binds: []sandbox.Bind{{Host: b.work, Inside: "/host/work"}}}
 		return err
 	})
 }
 
-// unpackTools writes the tools' tree to dir.
-func (b *Builder) unpackTools(ctx context.Context, dir string) error {
-	if !slices.ContainsFunc(b.lock.Set(setTools), func(p lock.Package) bool { return b.files[p.Name] != "" }) {
-		if err := b.fetch(ctx, setTools); err != nil {
+// unpackTools writes the tree of a set of tools to dir.
+func (b *Builder) unpackTools(ctx context.Context, set, dir string) error {
+	if slices.ContainsFunc(b.lock.Set(set), func(p lock.Package) bool { return b.files[p.Name] == "" }) {
+		if err := b.fetch(ctx, set); err != nil {
 			return err
 		}
 	}
-	pkgs, err := b.open(setTools)
+	pkgs, err := b.open(set)
 	if err != nil {
 		return err
 	}
@@ -68,9 +68,12 @@ func acceptAll(pkgs []unpack.Package) map[string]bool {
 }
 
 // sandboxKey names the packages that the tree of tools is made of.
-func (b *Builder) sandboxKey() string {
+func (b *Builder) sandboxKey() string { return b.setKey(setTools) }
+
+// setKey names the packages of a set.
+func (b *Builder) setKey(set string) string {
 	h := sha256.New()
-	for _, p := range b.lock.Set(setTools) {
+	for _, p := range b.lock.Set(set) {
 		fmt.Fprintln(h, p.Name, p.SHA256)
 	}
 	return hex.EncodeToString(h.Sum(nil))[:16]

@@ -52,11 +52,13 @@ What these depend on comes along. Versions and hashes are in joist.lock.
 
 %s
 
+Unless joist.toml says zfs = false: %s
+
 ## Dependencies that stay out
 
 | package | why |
 |---|---|
-`, strings.Join(slices.Sorted(slices.Values(wanted)), ", "))
+`, strings.Join(slices.Sorted(slices.Values(wanted)), ", "), strings.Join(ZFS(), ", "))
 	reasons := func(list []reason) {
 		for _, r := range list {
 			p("| `%s` | %s |\n", cell(r.name), cell(r.why))

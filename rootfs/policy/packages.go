@@ -28,6 +28,34 @@ func Tools() []string {
 	}
 }
 
+// ZFS returns the packages that OpenZFS takes in the image: the programs, the
+// module is compiled by the builder.
+func ZFS() []string { return []string{"zfsutils-linux"} }
+
+// ZFSModule returns the packages of the sandbox in which OpenZFS's kernel
+// module is compiled for a kernel: its source, the kernel's headers and what
+// configure and Kbuild run.
+func ZFSModule(kernel string) []string {
+	return []string{
+		"zfs-dkms", "linux-headers-" + kernel,
+		"base-files", "bash", "dash", "coreutils", "diffutils", "findutils", "gawk", "grep", "sed", "make", "gcc", "libc6-dev", "binutils",
+	}
+}
+
+// ZFSModuleExcluded are the dependencies the module is compiled without.
+func ZFSModuleExcluded(kernel string) map[string]string {
+	return map[string]string{
+		"linux-image-" + kernel: "a module is compiled against the headers alone",
+		"dkms":                  "the builder runs configure and make itself",
+		"lsb-release":           "names the distribution to dkms",
+		"libpython3-stdlib":     "Python's bindings are not built",
+		"pahole":                "type information for tracing is not made of a module",
+		"linux-base":            "maintains links to several installed kernels",
+		"readline-common":       "default key bindings are compiled in",
+		"debconf":               "packages are unpacked, never configured",
+	}
+}
+
 // Template returns the packages of the container template, beside those that
 // Debian calls essential. Nothing they depend on stays out: inside a container
 // Debian is whole.
@@ -74,7 +102,7 @@ var excluded = []reason{
 	{"perl:any", "maintainer scripts only"},
 	{"libtext-charwidth-perl", "maintainer scripts only"},
 	{"libtext-wrapi18n-perl", "maintainer scripts only"},
-	{"python3", "xfs_scrub_all and lsusb.py only"},
+	{"python3", "xfs_scrub_all, lsusb.py and OpenZFS's statistics only"},
 	{"python3-dbus", "xfs_scrub_all only"},
 	{"libicu76", "xfs_scrub only; it warns about look-alike file names"},
 	{"media-types", "e-mail programs"},
@@ -120,6 +148,26 @@ var drops = []reason{
 	{"/usr/lib/udev/rules.d/69-lvm.rules", "activates every volume group it sees; joist-init activates the node's own, by UUID"},
 	{"/usr/lib/udev/rules.d/70-nvmf-autoconnect.rules", "connects to every NVMe target that is announced; storage is connected by joistd"},
 	{"/usr/lib/udev/hwdb.d/", "names for people; compiled by systemd-hwdb, which stays out"},
+	{"/usr/lib/udev/rules.d/69-vdev.rules", "names disks by /etc/zfs/vdev_id.conf, which a node has not, with a shell script for each disk"},
+	{"/usr/lib/udev/vdev_id", "see the rules file 69-vdev.rules"},
+	{"/usr/lib/udev/rules.d/90-zfs.rules", "loads OpenZFS for any disk of a pool and opens /dev/zfs to everyone; the node loads it for pools of its own, and /dev/zfs is root's"},
+	{"/usr/sbin/arcstat", "in Python; /proc/spl/kstat/zfs has the figures"},
+	{"/usr/sbin/arc_summary", "in Python; /proc/spl/kstat/zfs has the figures"},
+	{"/usr/bin/arc_summary", "in Python; /proc/spl/kstat/zfs has the figures"},
+	{"/usr/sbin/dbufstat", "in Python; /proc/spl/kstat/zfs has the figures"},
+	{"/usr/sbin/zilstat", "in Python; /proc/spl/kstat/zfs has the figures"},
+	{"/usr/bin/zilstat", "in Python; /proc/spl/kstat/zfs has the figures"},
+	{"/usr/bin/zpool_influxdb", "for a database that a node has not"},
+	{"/usr/lib/zfs-linux/zpool_influxdb", "for a database that a node has not"},
+	{"/usr/lib/zfs-linux/scrub", "what its job of cron runs"},
+	{"/usr/lib/zfs-linux/trim", "what its job of cron runs"},
+	{"/usr/lib/zfs-linux/zpool.d/", "scripts for zpool status -c, of commands that mostly stay out"},
+	{"/etc/zfs/zpool.d/", "scripts for zpool status -c, of commands that mostly stay out"},
+	{"/etc/zfs/zfs-functions", "for scripts of init"},
+	{"/etc/default/zfs", "settings of scripts of init"},
+	{"/etc/sudoers.d/", "only root logs in to a node"},
+	{"/usr/lib/os-probes/", "looks for other systems to start"},
+	{"/usr/lib/systemd/system-preset/", "services are joist-init's"},
 	{"/usr/share/applications/", "desktop"},
 	{"/usr/share/icons/", "desktop"},
 	{"/usr/share/pixmaps/", "desktop"},

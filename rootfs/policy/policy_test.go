@@ -186,7 +186,7 @@ func TestReasons(t *testing.T) {
 			seen[r.name] = true
 		}
 	}
-	for _, list := range [][]string{wanted, Tools(), Template()} {
+	for _, list := range [][]string{append(Wanted(), ZFS()...), Tools(), Template(), ZFSModule("6.12.9+deb13-amd64")} {
 		seen := map[string]bool{}
 		for _, p := range list {
 			if seen[p] || !packageRE.MatchString(p) || strings.HasSuffix(p, "*") {

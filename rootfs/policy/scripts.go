@@ -83,6 +83,7 @@ var scripts = []Rule{
 	{Package: "libtirpc3t64", Scripts: both, Why: "diversion for unmerged /usr", Covers: []Cover{cover(Diversion, "/lib/x86_64-linux-gnu/$file", merged)}},
 	{Package: "libwrap0", Scripts: post, Why: "makes hosts.allow and hosts.deny; empty means the same"},
 	{Package: "libwtmpdb0", Scripts: post, Why: "moves an old database"},
+	{Package: "libzfs6linux", Scripts: pre, Why: "diversion for unmerged /usr", Covers: []Cover{cover(Diversion, "/lib/x86_64-linux-gnu/lib$lib", merged)}},
 	{Package: "linux-image-*", Scripts: both, Why: "links /vmlinuz and calls depmod and the initrd's hooks; the builder does both"},
 	{Package: "login", Scripts: both, Why: upgrades},
 	{Package: "login.defs", Scripts: post, Why: upgrades},
@@ -117,5 +118,6 @@ var scripts = []Rule{
 	{Package: "uuid-runtime", Scripts: both, Why: usersWhy},
 	{Package: "virtiofsd", Scripts: post, Why: "registers a vhost-user description that only libvirt reads"},
 	{Package: "xfsprogs", Scripts: post, Why: initrd},
+	{Package: "zfsutils-linux", Scripts: both, Why: "makes a host id, which is node configuration, loads the module and starts services, which are joist-init's"},
 	{Package: "xz-utils", Scripts: post, Why: "alternatives of lzma's old names", Covers: []Cover{cover(Alternative, "/usr/bin/lzma", "lzma's old names; xz does its work"), cover(Alternative, "$(…)", "lzma's old names, as slaves of the above")}},
 }

@@ -58,6 +58,12 @@ var units = []Service{
 	{"util-linux", []string{"fstrim.*"}, "tells disks of free blocks once a week; guests discard those of their volumes, the node does not those of its own"},
 	{"uuid-runtime", []string{"uuidd.service", "uuidd.socket", "init.d/uuidd"}, "numbers for time-based UUIDs; libuuid makes them itself where there is no uuidd"},
 	{"xfsprogs", []string{"xfs_scrub*", "system-xfs_scrub.slice"}, scrubs},
+	{"zfsutils-linux", []string{"zfs-import*", "zfs-load-key.service", "zfs-load-module.service", "init.d/zfs-import", "init.d/zfs-load-key"},
+		"imports every pool it finds; joist-init imports the node's own, by GUID"},
+	{"zfsutils-linux", []string{"zfs-mount.service", "zfs-mount@.service", "zfs-volume-wait.service", "zfs-volumes.target", "zfs.target", "init.d/zfs-mount", "system-generators/zfs-mount-generator"},
+		"mounts datasets where they say; joist-init mounts those of the node, joistd those of guests"},
+	{"zfsutils-linux", []string{"zfs-share.service", "init.d/zfs-share"}, "exports datasets over NFS and SMB, which a node does not serve"},
+	{"zfsutils-linux", []string{"zfs-scrub*", "zfs-trim*", "cron.d/zfsutils-linux"}, "scrubs and trims every pool by the calendar; on a node zpool scrub and zpool trim run when somebody asks for it"},
 }
 
 // unitDirs are where packages keep what is started by someone else, and what
