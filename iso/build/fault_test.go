@@ -39,6 +39,7 @@ func newSite(t *testing.T) *site {
 	t.Helper()
 	s := &site{Mirror: archive.New(t), source: t.TempDir(), cache: t.TempDir(), out: filepath.Join(t.TempDir(), "out")}
 	put(t, filepath.Join(s.source, "go.mod"), "module m\n")
+	put(t, filepath.Join(s.source, "joist.toml"), "[image]\nzfs = false # its packages have the kernel's version in their names\n")
 	var stanzas []string
 	done := map[string]bool{}
 	for _, list := range [][]string{policy.Wanted(), policy.Tools(), policy.Template(), {largest}} {
