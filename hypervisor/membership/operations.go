@@ -84,7 +84,12 @@ func (s *Service) begin(ctx context.Context, o join.Op) error {
 func (s *Service) beginOp(o join.Op) error {
 	s.beginning.Lock()
 	defer s.beginning.Unlock()
-	return join.Begin(s.journal, o, s.o.Now())
+	if err := join.Begin(s.journal, o, s.o.Now()); err != nil {
+		return err
+	}
+	o.State = join.Asked
+	s.changed(o, nil) // or who asks now would be told how the last one ended
+	return nil
 }
 
 // Join asks a cluster to let this node in. The request is checked here; how it
