@@ -130,7 +130,7 @@ func await(ctx context.Context, sys, device string, advance func(n, of int64)) e
 			return fmt.Errorf("copy to %s: the kernel has put it out of the mirror; look at its messages (dmesg)", device)
 		case s.Action == "idle" || s.Action == "frozen":
 			// between one state and the next, or for good
-			if idle++; idle > 60 {
+			if idle++; idle > 240 {
 				return fmt.Errorf("copy to %s: nothing happens, it is %q", device, state)
 			}
 		default:
