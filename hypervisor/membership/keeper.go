@@ -30,7 +30,7 @@ const (
 // Start begins everything that goes on as long as the daemon runs. Guests
 // answers what operations ask about the rest of the node.
 func (s *Service) Start(ctx context.Context, g Guests) {
-	s.guests = g
+	s.guests, s.life = g, ctx
 	if s.id != nil {
 		strict := store.NewEtcd(s.member.Client(), store.WithQuorum(s.member))
 		s.voter = &join.Voter{Store: strict, Authority: s.authority, Node: s.o.Name, Version: s.o.Version, StoreProg: member.Version(), Now: s.o.Now, Log: s.o.Log,
@@ -47,7 +47,7 @@ func (s *Service) Start(ctx context.Context, g Guests) {
 	if s.placeless {
 		go s.awaitOthers(ctx)
 	} else {
-		s.launch(ctx)
+		s.launch(s.driven)
 	}
 	go s.watchRemoval(ctx)
 }

@@ -17,16 +17,21 @@ type under struct {
 	ended chan struct{}
 }
 
-// launch goes on with the operation under way, beside everything else.
-func (s *Service) launch(ctx context.Context) {
-	ctx, stop := context.WithCancel(ctx)
+// launch goes on with the operation under way, beside everything else: with
+// the Run that began before the store was open, or with a new one.
+func (s *Service) launch(d *driving) {
+	ctx, stop := context.WithCancel(s.life)
 	u := under{stop, make(chan struct{})}
 	s.mu.Lock()
 	s.under = u
 	s.mu.Unlock()
+	if d != nil {
+		context.AfterFunc(ctx, d.stop)
+	}
 	go func() {
 		defer close(u.ended)
-		s.finish(ctx)
+		defer stop()
+		s.finish(ctx, d)
 	}()
 }
 
@@ -37,9 +42,6 @@ func (s *Service) drop(ctx context.Context) error {
 	s.mu.Unlock()
 	if u.stop != nil {
 		u.stop()
-		if s.stopDriven != nil {
-			s.stopDriven()
-		}
 		select {
 		case <-u.ended:
 		case <-ctx.Done():
@@ -50,33 +52,32 @@ func (s *Service) drop(ctx context.Context) error {
 }
 
 // finish goes on with an operation where it needs the whole daemon.
-func (s *Service) finish(ctx context.Context) {
-	var r outcome
-	if s.driven != nil { // it goes on since the start
-		select {
-		case r = <-s.driven:
-		case <-ctx.Done():
-			return
-		}
+func (s *Service) finish(ctx context.Context, d *driving) {
+	var next join.Place
+	var err error
+	if d != nil {
+		<-d.ended
+		next, err = d.next, d.err
 	} else {
-		r.next, r.err = s.runner.Run(ctx, join.Open)
+		next, err = s.runner.Run(ctx, join.Open)
 	}
 	switch {
-	case ctx.Err() != nil || errors.Is(r.err, context.Canceled):
-	case r.err != nil:
-		s.o.Log.Error("operation of the cluster", "err", r.err)
-	case r.next == join.Closed:
+	case ctx.Err() != nil:
+	case errors.Is(err, context.Canceled): // it was stopped while it went on after all
+		s.askRestart()
+	case err != nil:
+		s.o.Log.Error("operation of the cluster", "err", err)
+	case next == join.Closed:
 		s.askRestart()
 	}
 }
 
 // begin starts an operation; its first steps need the daemon as it is.
-func (s *Service) begin(ctx context.Context, o join.Op) error {
+func (s *Service) begin(o join.Op) error {
 	if err := s.beginOp(o); err != nil {
 		return err
 	}
-	s.driven = nil
-	s.launch(context.WithoutCancel(ctx))
+	s.launch(nil)
 	return nil
 }
 
@@ -94,11 +95,11 @@ func (s *Service) beginOp(o join.Op) error {
 
 // Join asks a cluster to let this node in. The request is checked here; how it
 // goes on, over a restart of the daemon, shows in Last.
-func (s *Service) Join(ctx context.Context, a join.Ask) error {
+func (s *Service) Join(a join.Ask) error {
 	if s.id != nil && len(s.book.Nodes()) > 1 {
 		return fmt.Errorf("join: %w: leave it first", ErrClustered)
 	}
-	return s.begin(ctx, join.Op{Kind: join.Join, Ask: &a})
+	return s.begin(join.Op{Kind: join.Join, Ask: &a})
 }
 
 // Preview shows what a join would do, and what stands against it. Nothing
@@ -133,7 +134,7 @@ func (s *Service) Leave(ctx context.Context) error {
 			return fmt.Errorf("leave: %w", err)
 		}
 	}
-	return s.begin(ctx, join.Op{Kind: join.Leave})
+	return s.begin(join.Op{Kind: join.Leave})
 }
 
 // Recover makes this node a cluster of one, with everything its copy holds.
@@ -161,7 +162,7 @@ func (s *Service) Recover(ctx context.Context) error {
 			return fmt.Errorf("recover: %w", err)
 		}
 	}
-	return s.begin(ctx, join.Op{Kind: join.Recover})
+	return s.begin(join.Op{Kind: join.Recover})
 }
 
 // Cancel calls the operation under way off, where there is a way back.

@@ -282,7 +282,7 @@ func (a *API) join(ctx context.Context, r *server.Request) (any, error) {
 		for _, f := range p.Findings {
 			log.Printf("%s", f)
 		}
-		if err := a.Service.Join(ctx, ask); err != nil {
+		if err := a.Service.Join(ask); err != nil {
 			return err
 		}
 		log.Printf("joining cluster %s through node %s; this node's API restarts on its way, GET /nodes/%s/membership shows how it goes", p.Cluster.Name, p.Node, a.Service.o.Name)

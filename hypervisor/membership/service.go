@@ -72,10 +72,9 @@ type Service struct {
 	watch  *peer.Watcher
 	voter  *join.Voter
 
-	attached chan struct{} // closed when an operation has opened the store
-	driven   chan outcome  // how Run at start ended
-	// stopDriven ends that Run.
-	stopDriven context.CancelFunc
+	attached chan struct{}   // closed when an operation has opened the store
+	driven   *driving        // the Run at start, if it goes on beside the daemon
+	life     context.Context // ends with the daemon; of Start
 	// placeless: the store has no place for this node's member yet; what is
 	// open is the old copy.
 	placeless bool
@@ -92,9 +91,12 @@ type Service struct {
 	lost  map[string]time.Time // since when nodes are away
 }
 
-type outcome struct {
-	next join.Place
-	err  error
+// driving is a Run in a goroutine of its own.
+type driving struct {
+	stop  context.CancelFunc
+	ended chan struct{} // closed at its end, when the rest is set
+	next  join.Place
+	err   error
 }
 
 // Last is how the last operation ended, or how the one under way stands.
@@ -146,37 +148,35 @@ const placeWait = 15 * time.Second
 
 // drive runs the operation under way up to where it needs the whole daemon.
 func (s *Service) drive(ctx context.Context) error {
-	done := make(chan outcome, 1)
-	s.driven = done
 	run, stop := context.WithCancel(ctx)
-	s.stopDriven = stop
+	d := &driving{stop: stop, ended: make(chan struct{})}
 	go func() {
-		next, err := s.runner.Run(run, join.Closed)
-		done <- outcome{next, err}
+		defer close(d.ended)
+		d.next, d.err = s.runner.Run(run, join.Closed)
 	}()
 	patience := time.NewTimer(placeWait)
 	defer patience.Stop()
 	for {
 		select {
 		case <-s.attached:
-			context.AfterFunc(ctx, stop) // it goes on beside the daemon
+			s.driven = d // it goes on beside the daemon
 			return nil
-		case r := <-done:
-			return s.driveOn(ctx, stop, r)
+		case <-d.ended:
+			return s.driveOn(ctx, d)
 		case <-patience.C:
 		}
 		// Of all that is done before the store is open only this waits for
 		// others; the old copy is in place, or lies aside.
 		if o, err := s.journal.Load(); err == nil && o != nil && o.Kind == join.Demote {
 			stop()
-			r := <-done
+			<-d.ended
 			select {
 			case <-s.attached: // at the last moment
-				s.driven <- r
+				s.driven = d
 				return nil
 			default:
 			}
-			s.driven, s.placeless = nil, true
+			s.placeless = true
 			s.o.Log.Warn("nobody is there to take this node back: going on with what it knew last")
 			return s.openCopy(ctx)
 		}
@@ -184,18 +184,16 @@ func (s *Service) drive(ctx context.Context) error {
 }
 
 // driveOn opens the store after an operation, or what of it comes before.
-func (s *Service) driveOn(ctx context.Context, stop func(), r outcome) error {
+func (s *Service) driveOn(ctx context.Context, d *driving) error {
 	select {
 	case <-s.attached: // both at once
-		s.driven <- r
-		context.AfterFunc(ctx, stop)
+		s.driven = d
 		return nil
 	default:
 	}
-	stop()
-	s.driven = nil
-	if r.err != nil {
-		return fmt.Errorf("go on with an operation of the cluster: %w", r.err)
+	d.stop()
+	if d.err != nil {
+		return fmt.Errorf("go on with an operation of the cluster: %w", d.err)
 	}
 	return s.openStore(ctx)
 }
@@ -420,6 +418,9 @@ func (s *Service) askRestart() { s.once.Do(func() { close(s.restart) }) }
 
 // Close ends the store.
 func (s *Service) Close() error {
+	if s.driven != nil {
+		s.driven.stop()
+	}
 	if s.client != nil {
 		s.client.Close()
 	}
