@@ -37,6 +37,10 @@ const (
 	KeysFile       = NodeDir + "/authorized_keys"   // root's SSH keys
 	HostIDFile     = NodeDir + "/machine-id"        // 32 hex digits
 	ReportFile     = NodeDir + "/install-report.json"
+
+	InstallDir     = StateDir + "/install"         // 0700 root: how this node was installed
+	InstallJournal = InstallDir + "/journal.json"  // its steps with their times
+	InstallLog     = InstallDir + "/installer.log" // what the installer wrote
 )
 
 // Config is node.json: the identity and the network of one node.
