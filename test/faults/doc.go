@@ -7,8 +7,8 @@
 // in any combination, and a write may be there in part, whole sectors of it.
 // Killing QEMU shows none of that: the page cache of the host keeps all.
 //
-//	d, err := faults.Create(dir, 32<<30)
-//	s, err := faults.Serve(d, filepath.Join(dir, "nbd"))   // vm.Disk{NBD: s.Path}
+//	d, err := faults.Create(path, 32<<30)
+//	s, err := faults.Serve(d, socket)   // vm.Disk{NBD: s.Path}
 //	…
 //	err = d.Record().Image(path, faults.Cut{Ops: 1234, Seed: 1, Sector: 512})
 //

@@ -5,7 +5,6 @@ import (
 	"io"
 	"math/rand/v2"
 	"os"
-	"path/filepath"
 	"slices"
 	"sync"
 )
@@ -41,13 +40,31 @@ type Disk struct {
 	used int64 // bytes of the log
 }
 
-// Create makes an empty disk with its two files in dir, which is there.
-func Create(dir string, size int64) (*Disk, error) {
-	image, err := newFile(filepath.Join(dir, "disk.img"), size)
+// Create makes an empty disk, an image at path with its log beside it.
+func Create(path string, size int64) (*Disk, error) {
+	f, err := newFile(path, size)
+	if err == nil {
+		err = f.Close()
+	}
 	if err != nil {
 		return nil, err
 	}
-	log, err := newFile(filepath.Join(dir, "disk.log"), 0)
+	return Open(path)
+}
+
+// Open makes a disk of a raw image. Its record tells what is done to it, and
+// makes no image of a cut.
+func Open(path string) (*Disk, error) {
+	image, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		return nil, err
+	}
+	size, err := image.Seek(0, io.SeekEnd)
+	if err != nil {
+		image.Close()
+		return nil, fmt.Errorf("open disk: %w", err)
+	}
+	log, err := newFile(path+".log", 0)
 	if err != nil {
 		image.Close()
 		return nil, err
@@ -120,7 +137,7 @@ func (d *Disk) Record() Record {
 	return Record{Size: d.size, Ops: slices.Clip(d.ops), log: d.log}
 }
 
-// Record is a history of a disk that was empty at first.
+// Record is a history of a disk; images are made of one that was empty at first.
 type Record struct {
 	Size int64
 	Ops  []Op

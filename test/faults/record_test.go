@@ -69,7 +69,7 @@ func TestCuts(t *testing.T) {
 	dir := t.TempDir()
 	rapid.Check(t, func(t *rapid.T) {
 		sector := rapid.SampledFrom([]int64{512, 4096}).Draw(t, "sector size")
-		d, err := Create(dir, sectors*sector)
+		d, err := Create(filepath.Join(dir, "disk.img"), sectors*sector)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -105,7 +105,7 @@ func TestCuts(t *testing.T) {
 
 // TestLuck: every outcome that a cache allows comes up.
 func TestLuck(t *testing.T) {
-	d, err := Create(t.TempDir(), 8*512)
+	d, err := Create(filepath.Join(t.TempDir(), "disk.img"), 8*512)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -147,7 +147,7 @@ func TestLuck(t *testing.T) {
 }
 
 func TestImageRefuses(t *testing.T) {
-	d, err := Create(t.TempDir(), 4096)
+	d, err := Create(filepath.Join(t.TempDir(), "disk.img"), 4096)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -24,7 +24,7 @@ func served(t *testing.T) (*Disk, *Server) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
-	d, err := Create(dir, diskSize)
+	d, err := Create(filepath.Join(dir, "disk.img"), diskSize)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -127,7 +127,7 @@ func TestPlug(t *testing.T) {
 	}
 	Need(t, qemuBinary)
 	ctx, dir := t.Context(), tempDir(t)
-	d, err := faults.Create(dir, 1<<20)
+	d, err := faults.Create(filepath.Join(dir, "disk.img"), 1<<20)
 	if err != nil {
 		t.Fatal(err)
 	}
