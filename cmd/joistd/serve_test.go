@@ -75,7 +75,7 @@ func testPaths(t *testing.T) *paths {
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	at := func(s string) string { return filepath.Join(dir, s) }
 	p := &paths{root: dir, sys: "/", listen: "127.0.0.1:0", socket: at("joistd.sock"), state: dir, etcd: at("etcd"), cluster: at("cluster"), hosts: at("hosts"), peers: "127.0.0.1:2380", tasks: at("tasks"),
-		tls: at("tls"), shadow: at("root.shadow"), apiState: at("api.json"), netState: at("network.json"), init: at("init.sock"), build: at("build.json")}
+		tls: at("tls"), shadow: at("root.shadow"), apiState: at("api.json"), netState: at("network.json"), crashes: at("crash"), init: at("init.sock"), build: at("build.json")}
 	for name, v := range map[string]any{
 		at(node.ConfigFile): node.Config{Name: "n1", Domain: "example.org", Timezone: "Europe/Vienna", Keyboard: "de", InstallationID: "0123456789abcdef"},
 		p.netState:          node.NetStatus{Bridge: "vmbr0", Link: "eth0", Up: true, Method: "static", Addresses: []string{"192.0.2.10/24"}, Gateway: "192.0.2.1", DNS: []string{"192.0.2.53"}, Search: "example.org"},
