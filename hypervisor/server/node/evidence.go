@@ -44,18 +44,18 @@ func (d *Deps) crashes(context.Context, *server.Request) (any, error) {
 func (d *Deps) crashText(_ context.Context, r *server.Request) (any, error) {
 	text, err := crash.Text(d.Crashes, r.Params.String("id"))
 	if err != nil {
-		return nil, notFound(err, r)
+		return nil, notFound(err)
 	}
 	return string(text), nil
 }
 
 func (d *Deps) crashDelete(_ context.Context, r *server.Request) (any, error) {
-	return nil, notFound(crash.Delete(d.Crashes, r.Params.String("id")), r)
+	return nil, notFound(crash.Delete(d.Crashes, r.Params.String("id")))
 }
 
-func notFound(err error, r *server.Request) error {
+func notFound(err error) error {
 	if errors.Is(err, crash.ErrNotFound) {
-		return &server.Error{Status: http.StatusNotFound, Text: "there is no crash \"" + r.Params.String("id") + "\" on this node"}
+		return &server.Error{Status: http.StatusBadRequest, Text: "Parameter verification failed.", Params: map[string]string{"id": "there is no such crash on this node"}}
 	}
 	return err
 }
