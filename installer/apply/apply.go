@@ -89,7 +89,7 @@ func Apply(ctx context.Context, h *host.Host, p plan.Plan, s progress.Sink) erro
 	if err := a.open(); err != nil {
 		return err
 	}
-	defer a.parts.release()
+	defer func() { a.parts.release() }() // those that there are then
 	for _, s := range stages(p.Actions) {
 		if err := a.stage(ctx, s); err != nil {
 			return errors.Join(err, a.cleanUp(), a.close())
