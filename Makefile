@@ -2,6 +2,7 @@
 
 GO      ?= go
 COUNT   ?= 10
+CUTS    ?= 200
 export PATH := $(PATH):/usr/local/go/bin
 # go.mod names the toolchain; an older Go (1.21 or newer) fetches it.
 export GOTOOLCHAIN ?= auto
@@ -35,8 +36,9 @@ e2e: iso template ## all end-to-end tests (hours without hardware virtualisation
 	scripts/tools.sh
 	$(E2E) -timeout 180m
 
-soak: iso template ## the end-to-end tests again and again until one fails (COUNT=10)
+soak: iso template ## the end-to-end tests again and again until one fails (COUNT=10), and power cuts (CUTS=200)
 	scripts/tools.sh
+	JOIST_NEED_TOOLS=1 JOIST_CUTS=$(CUTS) $(GO) test ./test/e2e -count=1 -run '^TestPowerCut$$' -v -timeout 0
 	JOIST_NEED_TOOLS=1 $(GO) test ./test/e2e -count=$(COUNT) -failfast -v -timeout 0
 
 bench: iso template ## all benchmarks, and the appliance's figures into build/figures.md

@@ -37,6 +37,11 @@ const (
 	KeysFile       = NodeDir + "/authorized_keys"   // root's SSH keys
 	HostIDFile     = NodeDir + "/machine-id"        // 32 hex digits
 	ReportFile     = NodeDir + "/install-report.json"
+
+	CrashDir       = StateDir + "/crash"           // 0700 root: what the kernel said when it died
+	InstallDir     = StateDir + "/install"         // 0700 root: how this node was installed
+	InstallJournal = InstallDir + "/journal.json"  // its steps with their times
+	InstallLog     = InstallDir + "/installer.log" // what the installer wrote
 )
 
 // Config is node.json: the identity and the network of one node.

@@ -13,7 +13,7 @@ import (
 	"joist/system/rescue"
 )
 
-var errUsage = errors.New("usage: joist-init status | reboot | poweroff | start|stop|restart NAME | rescue-mount | keymap LAYOUT | rescue [COMMAND]")
+var errUsage = errors.New("usage: joist-init status | reboot | poweroff | start|stop|restart NAME | rescue-mount | support [FILE] | keymap LAYOUT | rescue [COMMAND]")
 
 // tool is what the program does when it is no PID 1. Under another name than
 // its own ("reboot") it does what that says.
@@ -36,6 +36,8 @@ func tool(args []string) error {
 			return errUsage
 		}
 		return pid1.SetKeymap(ctx, run.OS{}, args[1])
+	case "support":
+		return supportBundle(ctx, args[1:])
 	case "rescue":
 		return rescueTool(ctx, args[1:])
 	}

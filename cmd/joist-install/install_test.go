@@ -9,8 +9,10 @@ import (
 	"testing"
 	"time"
 
+	"joist/api/node"
 	"joist/installer/plan"
 	"joist/installer/probe"
+	"joist/internal/finding"
 	"joist/internal/host"
 )
 
@@ -80,6 +82,8 @@ func TestParse(t *testing.T) {
 		"run --consoles tty1,ttyS0":             {command: "run", consoles: "tty1,ttyS0"},
 		"--unattended --plan":                   {command: "run", unattended: true, planOnly: true},
 		"plan --answer a.toml --facts f.json":   {command: "plan", answer: "a.toml", facts: "f.json"},
+		"slot B":                                {command: "slot", argument: "B"},
+		"password":                              {command: "password"},
 		"run --unattended --answer answer.toml": {command: "run", unattended: true, answer: "answer.toml"},
 	} {
 		if got, err := parse(strings.Fields(in)); err != nil || got != want {
@@ -87,7 +91,7 @@ func TestParse(t *testing.T) {
 		}
 	}
 	os.Stderr, _ = os.Open(os.DevNull)
-	for _, in := range []string{"format", "run x", "run --force"} {
+	for _, in := range []string{"format", "run x", "run --force", "slot", "slot A B", "password x", "boot x"} {
 		if _, err := parse(strings.Fields(in)); err == nil {
 			t.Errorf("%q is accepted", in)
 		}
@@ -127,5 +131,30 @@ func TestReadImage(t *testing.T) {
 	const sum = "03d66dd08835c1ca3f128cceacd1f31ac94163096b20f445ae84285bc0832d72" // sha256sum
 	if img, err := readImage(h); err != nil || img.ModuleKey != sum {
 		t.Errorf("%q, %v", img.ModuleKey, err)
+	}
+}
+
+// TestKeepReport: a support bundle gets plan, answer and findings, no secret.
+func TestKeepReport(t *testing.T) {
+	s := &session{h: &host.Host{Root: t.TempDir(), Log: slog.New(slog.DiscardHandler)}}
+	s.answer.Global.FQDN, s.answer.Global.RootPassword = "n1.example.com", "topsecret1"
+	var fs finding.List
+	fs.Warnf("clock", "machine", "set it", "the clock is wrong")
+	s.keepReport(plan.Plan{}, fs) // without the folder: said, and no more
+	if err := os.MkdirAll(s.h.Path(node.RunDir), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	s.keepReport(plan.Plan{InstallationID: "0011223344556677"}, fs)
+	b, err := os.ReadFile(s.h.Path(reportFile))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"0011223344556677", "n1.example.com", "the clock is wrong"} {
+		if !strings.Contains(string(b), want) {
+			t.Errorf("%q is missing in %s", want, b)
+		}
+	}
+	if strings.Contains(string(b), "topsecret1") {
+		t.Errorf("the password is in %s", b)
 	}
 }

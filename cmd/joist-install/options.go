@@ -16,7 +16,19 @@ const (
 // options are the command line.
 type options struct {
 	command, consoles, answer, facts string
+	argument                         string // of slot
 	unattended, planOnly             bool
+}
+
+// arguments is the number of a command's arguments.
+func arguments(command string) (n int, known bool) {
+	switch command {
+	case "run", "check", "plan", "password", "boot":
+		return 0, true
+	case "slot":
+		return 1, true
+	}
+	return 0, false
 }
 
 func parse(args []string) (options, error) {
@@ -33,8 +45,10 @@ func parse(args []string) (options, error) {
 	if err := fs.Parse(args); err != nil {
 		return o, err
 	}
-	if fs.NArg() > 0 || o.command != "run" && o.command != "check" && o.command != "plan" {
-		return o, fmt.Errorf("unknown command or argument: want run, check or plan")
+	want, known := arguments(o.command)
+	if !known || fs.NArg() != want {
+		return o, fmt.Errorf("unknown command or argument: want run, check, plan, password, slot A|B or boot")
 	}
+	o.argument = fs.Arg(0)
 	return o, nil
 }

@@ -37,6 +37,12 @@ func execute(ctx context.Context, o options) int {
 		return s.check()
 	case "plan":
 		s.o.planOnly, s.o.unattended = true, true
+	case "password", "slot", "boot":
+		if err := s.rescue(ctx); err != nil {
+			fmt.Fprintf(os.Stderr, "joist-install %s: %v\n", o.command, err)
+			return exitFailed
+		}
+		return exitOK
 	}
 	code, err := s.install(ctx)
 	if err != nil {
@@ -128,6 +134,7 @@ func (s *session) install(ctx context.Context) (int, error) {
 		// the machine's findings come together with the file's
 		fs = append(fs, preflight.Check(f)...)
 	}
+	s.keepReport(p, fs)
 	fs.Write(s.out)
 	if fs.Stops() && p.Result != plan.BootExisting {
 		fmt.Fprint(s.out, "\nNothing was written.\n")
@@ -151,6 +158,20 @@ func (s *session) install(ctx context.Context) (int, error) {
 	}
 	fmt.Fprintf(s.out, "\nJoist is installed. Installation %s on /dev/%s.\n", p.InstallationID, p.Disk.Name)
 	return exitOK, nil
+}
+
+// reportFile is for a support bundle; a node has it from its state volume.
+const reportFile = node.RunDir + "/install-report.json"
+
+// keepReport writes plan, answer and findings without secrets.
+func (s *session) keepReport(p plan.Plan, fs finding.List) {
+	err := node.WriteJSON(s.h.Path(reportFile), 0o600, struct {
+		plan.Report
+		Findings finding.List `json:"findings"`
+	}{plan.Report{Plan: p, Answer: s.answer.String()}, fs})
+	if err != nil { // it is not needed to install
+		s.h.Log.Warn("cannot keep the report", "error", err)
+	}
 }
 
 // getAnswer reads the file or asks; person is set when somebody was asked.

@@ -198,6 +198,11 @@ func startNode(t *testing.T) (env map[string]string, seen *[]string) {
 		"POST /nodes/localhost/disks/replace":                  `"` + upid + `"`,
 		"POST /nodes/localhost/disks/repair":                   `"` + strings.Replace(upid, "100", "101", 1) + `"`,
 		"GET /nodes/n1/tasks/" + upid + "/log":                 `[{"n":1,"t":"boot parts: copied"},{"n":2,"t":"TASK OK"}]`,
+		"GET /nodes/localhost/crashes":                         `[{"id":"20261129T010203-0-panic","time":1764378123,"reason":"Panic","size":14}]`,
+		"GET /nodes/n2/crashes/x":                              `"Panic#1 Part1\nline\u001b[2J\n"`,
+		"DELETE /nodes/n2/crashes/x":                           `null`,
+		"GET /nodes/localhost/support":                         `{"name":"joist-support-n1-20261129T010203.tar.gz","content":"aGVsbG8="}`,
+		"GET /nodes/n2/support":                                `{"name":"../x","content":"aGVsbG8="}`,
 		"PUT /nodes/n1/qemu/100/config":                        `null`,
 		"DELETE /nodes/n1/storage/local/content/local:iso/a b": `null`,
 		"POST /nodes/n1/storage/local/upload":                  `"` + upid + `"`,
@@ -300,6 +305,34 @@ ticket POST /nodes/localhost/disks/preview new=sdc&old=sda
 ticket POST /nodes/localhost/disks/repair`
 	if got := strings.Join(posts, "\n"); got != want {
 		t.Errorf("the node saw\n%s\nwant\n%s", got, want)
+	}
+}
+
+// TestEvidence: crashes of the kernel and the support bundle.
+func TestEvidence(t *testing.T) {
+	env, seen := startNode(t)
+	t.Chdir(t.TempDir())
+	do := func(args ...string) result {
+		t.Helper()
+		return execute(t, env, "", append([]string{"node"}, args...)...)
+	}
+	do("crashes").check(t, exitOK, "ID                       TIME        REASON  SIZE\n20261129T010203-0-panic  1764378123  Panic   14\n")
+	do("crashes", "n2", "--show", "x").check(t, exitOK, "Panic#1 Part1\nline?[2J\n\n")
+	do("crashes", "n2", "--delete", "x").check(t, exitOK, "")
+	do("crashes", "--delete", "x", "--show", "x").check(t, exitFailed, "", "none of the others can be")
+	name := "joist-support-n1-20261129T010203.tar.gz"
+	do("support").check(t, exitOK, name+"\n")
+	do("support").check(t, exitFailed, "", "file exists")
+	do("support", "n2").check(t, exitFailed, "", `the node calls the file "../x"`)
+	do("support", "n2", "--out", "mine").check(t, exitOK, "mine\n")
+	for _, n := range []string{name, "mine"} {
+		st, err := os.Stat(n)
+		if err != nil || st.Mode().Perm() != 0o600 || st.Size() != 5 {
+			t.Errorf("%s: %v %v", n, st, err)
+		}
+	}
+	if n := len(*seen); n != 7 {
+		t.Errorf("the node saw %d calls: %q", n, *seen)
 	}
 }
 

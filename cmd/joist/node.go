@@ -45,7 +45,7 @@ on without a quorum, and what to do when nodes are lost.`,
 			"  joist node leave\n  joist node leave node3 --server node1"),
 		c.nodeTask(&t, "recover [NODE]", "Make a node that lost the others for good a cluster of one", "recover",
 			"  joist node recover"),
-		c.nodeRemove(&t))
+		c.nodeRemove(&t), c.nodeCrashes(&t), c.nodeSupport(&t))
 	group.AddCommand(c.careCommands(&t)...)
 	return group
 }

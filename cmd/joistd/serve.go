@@ -35,6 +35,7 @@ type paths struct {
 	shadow   string
 	apiState string
 	netState string
+	crashes  string
 	init     string
 	build    string
 }
@@ -43,7 +44,7 @@ func nodePaths() *paths {
 	return &paths{
 		root: "/", sys: "/", listen: ":8006", socket: filepath.Join(node.RunDir, "joistd.sock"), state: node.StateDir,
 		etcd: node.EtcdDir, cluster: node.ClusterDir, hosts: "/etc/hosts", peers: fmt.Sprintf(":%d", roster.PeerPort), tasks: node.TaskDir, tls: node.TLSDir, shadow: node.ShadowFile,
-		apiState: node.APIState, netState: node.NetState, init: node.InitSocket, build: "/usr/lib/joist/build.json",
+		apiState: node.APIState, netState: node.NetState, crashes: node.CrashDir, init: node.InitSocket, build: "/usr/lib/joist/build.json",
 	}
 }
 

@@ -2,9 +2,12 @@ package main
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"crypto/tls"
+	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -75,7 +78,7 @@ func testPaths(t *testing.T) *paths {
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	at := func(s string) string { return filepath.Join(dir, s) }
 	p := &paths{root: dir, sys: "/", listen: "127.0.0.1:0", socket: at("joistd.sock"), state: dir, etcd: at("etcd"), cluster: at("cluster"), hosts: at("hosts"), peers: "127.0.0.1:2380", tasks: at("tasks"),
-		tls: at("tls"), shadow: at("root.shadow"), apiState: at("api.json"), netState: at("network.json"), init: at("init.sock"), build: at("build.json")}
+		tls: at("tls"), shadow: at("root.shadow"), apiState: at("api.json"), netState: at("network.json"), crashes: at("crash"), init: at("init.sock"), build: at("build.json")}
 	for name, v := range map[string]any{
 		at(node.ConfigFile): node.Config{Name: "n1", Domain: "example.org", Timezone: "Europe/Vienna", Keyboard: "de", InstallationID: "0123456789abcdef"},
 		p.netState:          node.NetStatus{Bridge: "vmbr0", Link: "eth0", Up: true, Method: "static", Addresses: []string{"192.0.2.10/24"}, Gateway: "192.0.2.1", DNS: []string{"192.0.2.53"}, Search: "example.org"},
@@ -147,6 +150,10 @@ func TestClient(t *testing.T) {
 	if err != nil || len(users) != 1 || users[0].UserID != "root@pam" {
 		t.Errorf("users: %+v %v", users, err)
 	}
+	crashed := "20261129T010203-0-panic"
+	if err := errors.Join(os.MkdirAll(p.crashes, 0o700), os.WriteFile(filepath.Join(p.crashes, crashed), []byte("Panic#1 Part1\n"), 0o600)); err != nil {
+		t.Fatal(err)
+	}
 	var shapes = map[string]func(v any) bool{
 		"/nodes/n1/dns":          func(v any) bool { return v.(map[string]any)["dns1"] == "192.0.2.53" },
 		"/nodes/n1/time":         func(v any) bool { m := v.(map[string]any); return m["localtime"].(float64) > m["time"].(float64) },
@@ -160,10 +167,28 @@ func TestClient(t *testing.T) {
 		"/access/roles":          func(v any) bool { return len(v.([]any)) == 18 },
 		"/access/domains":        func(v any) bool { return v.([]any)[0].(map[string]any)["realm"] == "pam" },
 	}
+	shapes["/nodes/n1/crashes"] = func(v any) bool {
+		m := v.([]any)[0].(map[string]any)
+		return m["id"] == crashed && m["reason"] == "Panic" && m["size"] == 14.0
+	}
+	shapes["/nodes/n1/crashes/"+crashed] = func(v any) bool { return v == "Panic#1 Part1\n" }
+	shapes["/nodes/n1/support"] = func(v any) bool {
+		m := v.(map[string]any)
+		b, err := base64.StdEncoding.DecodeString(m["content"].(string))
+		return err == nil && bytes.HasPrefix(b, []byte("\x1f\x8b")) && strings.HasPrefix(m["name"].(string), "joist-support-n1-")
+	}
 	for path, ok := range shapes {
 		var v any
 		if err := c.Get(ctx, path, &v); err != nil || !ok(v) {
 			t.Errorf("%s: %v %v", path, v, err)
+		}
+	}
+	if err := c.Delete(ctx, "/nodes/n1/crashes/"+crashed, nil); err != nil {
+		t.Error(err)
+	}
+	for _, err := range []error{c.Delete(ctx, "/nodes/n1/crashes/"+crashed, nil), c.Get(ctx, "/nodes/n1/crashes/root.shadow", new(string))} {
+		if err == nil || !strings.Contains(err.Error(), "there is no such crash") {
+			t.Errorf("a crash that is not there: %v", err)
 		}
 	}
 	if err := c.Get(ctx, "/nodes/n1/tasks/UPID:n1:00000001:00000001:00000001:x::root@pam:/status", &struct{}{}); err == nil {

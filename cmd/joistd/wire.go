@@ -139,7 +139,7 @@ func (d *daemon) wireNode(ctx context.Context, p *parts) error {
 	p.routes = append(p.routes, accessapi.Routes(d.access)...)
 	p.routes = append(p.routes, taskapi.Routes(d.cfg.Name, d.tasks)...)
 	p.routes = append(p.routes, nodeapi.Routes(nodeapi.Deps{
-		Node: d.cfg.Name, Config: d.cfg, Version: v, Machine: machine, NetState: d.p.netState,
+		Node: d.cfg.Name, Config: d.cfg, Version: v, Machine: machine, NetState: d.p.netState, Crashes: d.p.crashes, Support: d.support(),
 		Init: d.askInit, Alerts: d.alerts.List, Settle: d.settle,
 		First: func() (node.FirstBoot, error) { return firstboot.Load(d.p.root) },
 	})...)

@@ -20,7 +20,7 @@ type Manifest struct {
 	Built      time.Time       `json:"built"`       // RFC 3339
 	Kernel     string          `json:"kernel"`      // what `uname -r` says
 	VerityRoot string          `json:"verity_root"` // root hash of system.sqfs
-	Files      map[string]File `json:"files"`       // by name: FileKernel, FileInitrd, FileSystem
+	Files      map[string]File `json:"files"`       // by name: FileKernel, FileInitrd, FileSystem; on a medium LoaderFile too
 }
 
 // File is one file of a build.
@@ -36,8 +36,12 @@ const (
 	FileSystem = "system.sqfs"
 )
 
+// LoaderFile is a loader's name in Files.
+func LoaderFile(name string) string { return "boot/" + name }
+
 var (
 	reBuildID = regexp.MustCompile(`^[0-9a-f]{16}$`)
+	reFile    = regexp.MustCompile(`^(boot/)?[0-9A-Za-z][0-9A-Za-z._-]*$`)
 	reHash    = regexp.MustCompile(`^[0-9a-f]{64}$`)
 	reVersion = regexp.MustCompile(`^[0-9A-Za-z][0-9A-Za-z.+~_-]{0,63}$`)
 )
@@ -59,6 +63,11 @@ func (m Manifest) Validate() error {
 	for _, name := range []string{FileKernel, FileInitrd, FileSystem} {
 		if f, ok := m.Files[name]; !ok || f.Size <= 0 || !reHash.MatchString(f.SHA256) {
 			return fmt.Errorf("check manifest: size or hash of %q is missing", name)
+		}
+	}
+	for name := range m.Files {
+		if !reFile.MatchString(name) {
+			return fmt.Errorf("check manifest: %q is not the name of a part", name)
 		}
 	}
 	return nil

@@ -51,12 +51,12 @@ type applier struct {
 	p         plan.Plan
 	sink      progress.Sink
 	drives    []*drive
-	checked   func() error // waits until kernel and initrd are compared with the manifest
-	storageID string       // the volume group's UUID or the pool's GUID
-	group     bool         // volumes of the group are active
-	array     bool         // the mirror runs
-	zfs       bool         // the kernel knows ZFS
-	pool      bool         // the pool is open
+	parts     parts  // of the medium
+	storageID string // the volume group's UUID or the pool's GUID
+	group     bool   // volumes of the group are active
+	array     bool   // the mirror runs
+	zfs       bool   // the kernel knows ZFS
+	pool      bool   // the pool is open
 	mounted   []string
 
 	mu      sync.Mutex // steps run beside each other
@@ -89,7 +89,7 @@ func Apply(ctx context.Context, h *host.Host, p plan.Plan, s progress.Sink) erro
 	if err := a.open(); err != nil {
 		return err
 	}
-	a.checkBootFiles()
+	defer func() { a.parts.release() }() // those that there are then
 	for _, s := range stages(p.Actions) {
 		if err := a.stage(ctx, s); err != nil {
 			return errors.Join(err, a.cleanUp(), a.close())
@@ -158,6 +158,8 @@ type work func(ctx context.Context, advance func(n, of int64)) error
 // that nothing does.
 func (a *applier) how(act plan.Action) work {
 	switch act := act.(type) {
+	case plan.CheckMedium:
+		return func(ctx context.Context, advance func(n, of int64)) error { return a.checkMedium(ctx, advance) }
 	case plan.Release:
 		return func(ctx context.Context, _ func(n, of int64)) error { return a.release(ctx) }
 	case plan.Mark:
@@ -180,6 +182,8 @@ func (a *applier) how(act plan.Action) work {
 		return a.on(act.Device, func(_ context.Context, d *drive) error { return a.biosBoot(d, act) })
 	case plan.BootEntry:
 		return a.on(act.Device, func(_ context.Context, d *drive) error { return a.bootEntry(d, act) })
+	case plan.KeepLog:
+		return func(ctx context.Context, _ func(n, of int64)) error { return a.keepLog(act) }
 	case plan.Finish:
 		return func(ctx context.Context, _ func(n, of int64)) error { return a.finish(ctx, act) }
 	case plan.Unmark:

@@ -16,6 +16,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -141,7 +142,8 @@ func emptyMachine(t *testing.T, disks ...string) *machine {
 	binary.LittleEndian.PutUint16(core[0x1f4+8:], 7)
 	binary.LittleEndian.PutUint16(core[0x1f4+10:], 0x820)
 	for name, b := range map[string][]byte{plan.LoaderBoot: grub, plan.LoaderCore: core, plan.LoaderShim: noise(1001), plan.LoaderGrub: noise(1002), plan.LoaderMOK: noise(1003)} {
-		m.img.Loaders[name] = m.write(t, build+"/boot/"+name, b).Size
+		f := m.write(t, build+"/boot/"+name, b)
+		m.img.Loaders[name], m.img.Files[boot.LoaderFile(name)] = f.Size, f
 	}
 	m.write(t, strings.ReplaceAll(bootOrder, "BootOrder", "Boot0000"), []byte("\x07\x00\x00\x00\x01\x00\x00\x00\x04\x00S\x00h\x00e\x00l\x00l\x00\x00\x00"))
 	m.write(t, bootOrder, []byte{7, 0, 0, 0, 0, 0})
@@ -351,17 +353,133 @@ func TestApplyFails(t *testing.T) {
 	}
 }
 
-// A damaged medium is seen before the disk can boot.
+// A damaged medium is seen before anything is written or run.
 func TestDamagedMedium(t *testing.T) {
-	for _, file := range []string{"/joist/0011223344556677/system.sqfs", "/boot/initrd"} {
+	const build = "/joist/0011223344556677/"
+	for _, c := range []struct {
+		files []string
+		spoil func(name string, b []byte) error
+		want  string
+	}{
+		{[]string{build + "system.sqfs"}, flip, "damaged"},
+		{[]string{"/boot/initrd"}, flip, "damaged"},
+		{[]string{build + "boot/" + plan.LoaderShim}, flip, "damaged"},
+		{[]string{"/boot/vmlinuz", build + "boot/" + plan.LoaderBoot}, flip, "damaged"},
+		{[]string{build + "system.sqfs"}, func(name string, _ []byte) error { return os.Truncate(name, 4096) }, "damaged"},
+		{[]string{build + "system.sqfs"}, func(name string, _ []byte) error { return os.Truncate(name, 0) }, "damaged"},
+		{[]string{"/boot/vmlinuz"}, func(name string, _ []byte) error { return os.Remove(name) }, "read vmlinuz of the medium"},
+	} {
 		m, p := newMachine(t)
-		name := m.Path(probe.MediumDir, file)
-		b, _ := os.ReadFile(name)
-		b[5000] ^= 1
-		os.WriteFile(name, b, 0o644)
+		for _, file := range c.files {
+			name := m.Path(probe.MediumDir, file)
+			b, err := os.ReadFile(name)
+			if err = errors.Join(err, c.spoil(name, b)); err != nil {
+				t.Fatal(err)
+			}
+		}
 		err := Apply(context.Background(), m.Host, p, progress.Discard)
-		if err == nil || !strings.Contains(err.Error(), "damaged") {
-			t.Errorf("%s: %v", file, err)
+		if err == nil {
+			t.Errorf("%v: no error", c.files)
+			continue
+		}
+		for _, file := range c.files {
+			if !strings.Contains(err.Error(), c.want) || !strings.Contains(err.Error(), filepath.Base(file)) {
+				t.Errorf("%s: %v", file, err)
+			}
+		}
+		if st, err := os.Stat(m.Path("/dev/vda")); err != nil || st.Sys().(*syscall.Stat_t).Blocks != 0 {
+			t.Errorf("%v: the disk was written to (%v)", c.files, err)
+		}
+		if calls := m.script.Calls(); len(calls) > 0 {
+			t.Errorf("%v: %v was run", c.files, calls)
+		}
+	}
+}
+
+func flip(name string, b []byte) error {
+	b[len(b)/2] ^= 1
+	return os.WriteFile(name, b, 0o644)
+}
+
+// TestChecked: what is written is what was checked, whether it is kept or not,
+// and a medium that changes in between is noticed where it is read again.
+func TestChecked(t *testing.T) {
+	m, p := newMachine(t)
+	a := &applier{h: m.Host, p: p}
+	if err := a.checkMedium(t.Context(), func(_, _ int64) {}); err != nil || len(a.parts) != len(p.Image.Files) {
+		t.Fatalf("%v; kept %d of %d parts", err, len(a.parts), len(p.Image.Files))
+	}
+	defer a.parts.release()
+	src, err := a.source(plan.LoaderShim)
+	if err != nil || src.Size() != 1001 {
+		t.Errorf("shim: %v", err)
+	}
+	for _, kept := range []bool{true, false} {
+		if !kept {
+			a.parts.release()
+		}
+		if err := a.open(); err != nil {
+			t.Fatal(err)
+		}
+		slot := p.Layout.Partitions[2]
+		var last int64
+		act := plan.WriteSlot{Slot: "A", Partition: slot, Bytes: p.Image.Files[boot.FileSystem].Size, SHA256: p.Image.Files[boot.FileSystem].SHA256}
+		if err := a.writeSlot(t.Context(), act, func(n, _ int64) { last = n }); err != nil || last != act.Bytes {
+			t.Errorf("kept %v: %v after %d bytes", kept, err, last)
+		}
+		got := make([]byte, act.Bytes)
+		if _, err := a.drives[0].ReadAt(got, slot.Start); err != nil {
+			t.Error(err)
+		}
+		if want, err := os.ReadFile(a.part(boot.FileSystem)); err != nil || !bytes.Equal(got, want) {
+			t.Errorf("kept %v: the slot differs (%v)", kept, err)
+		}
+		if err := a.close(); err != nil {
+			t.Error(err)
+		}
+	}
+	name := a.part(boot.FileSystem)
+	b, err := os.ReadFile(name)
+	if err = errors.Join(err, flip(name, b), a.open()); err != nil {
+		t.Fatal(err)
+	}
+	defer a.close()
+	act := plan.WriteSlot{Slot: "A", Partition: p.Layout.Partitions[2], Bytes: int64(len(b)), SHA256: p.Image.Files[boot.FileSystem].SHA256}
+	if err := a.writeSlot(t.Context(), act, func(_, _ int64) {}); err == nil || !strings.Contains(err.Error(), "damaged") {
+		t.Errorf("a changed file: %v", err)
+	}
+}
+
+// TestKeepLog: the node has the journal, with the times of the steps, and the
+// end of the installer's log.
+func TestKeepLog(t *testing.T) {
+	m, p := newMachine(t)
+	m.write(t, node.LogDir+"/joist-install.log", append(bytes.Repeat([]byte("old\n"), logMax/4), "the end\n"...))
+	if err := Apply(t.Context(), m.Host, p, progress.Discard); err != nil {
+		t.Fatal(err)
+	}
+	state := func(p string) string { return m.Path(targetDir, "state", strings.TrimPrefix(p, "/var")) }
+	var j Journal
+	b, err := os.ReadFile(state(node.InstallJournal))
+	if err = errors.Join(err, json.Unmarshal(b, &j)); err != nil {
+		t.Fatal(err)
+	}
+	for i, s := range j.Steps {
+		last := i == len(j.Steps)-1
+		if s.Name == "" || s.Begun.IsZero() || s.Ended.IsZero() != last || (s.Name == plan.KeepLog{}.Step()) != last {
+			t.Errorf("step %d: %+v", i, s)
+		}
+	}
+	if j.InstallationID != p.InstallationID || len(j.Steps) != len(p.Actions)-2 {
+		t.Errorf("journal of %q with %d of %d steps", j.InstallationID, len(j.Steps), len(p.Actions))
+	}
+	b, err = os.ReadFile(state(node.InstallLog))
+	if err != nil || len(b) != logMax || !bytes.HasSuffix(b, []byte("old\nthe end\n")) {
+		t.Errorf("log of %d bytes: %v", len(b), err)
+	}
+	for path, mode := range map[string]os.FileMode{node.InstallDir: 0o700, node.InstallJournal: 0o600, node.InstallLog: 0o600} {
+		if st, err := os.Stat(state(path)); err != nil || st.Mode().Perm() != mode {
+			t.Errorf("%s: %v", path, err)
 		}
 	}
 }

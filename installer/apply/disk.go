@@ -2,17 +2,13 @@ package apply
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 	"time"
 
 	"golang.org/x/sys/unix"
 
-	"joist/image/boot"
 	"joist/image/disk"
 	"joist/installer/plan"
 	"joist/installer/probe"
@@ -119,127 +115,4 @@ func retry(ctx context.Context, limit time.Duration, f func() error) error {
 		case <-time.After(pause):
 		}
 	}
-}
-
-// medium is a file on what the machine was booted from.
-func (a *applier) medium(elem ...string) string {
-	return a.h.Path(append([]string{probe.MediumDir}, elem...)...)
-}
-
-// buildFile is a file of our build's folder on the medium.
-func (a *applier) buildFile(elem ...string) string {
-	return a.medium(append([]string{"joist", a.p.Image.BuildID}, elem...)...)
-}
-
-const (
-	bufferSize  = 4 << 20
-	bufferCount = 4 // one at each place of the chain, one between
-)
-
-// writeSlot copies the system image. Reading, hashing and writing run beside
-// each other; the slowest decides, not their sum.
-func (a *applier) writeSlot(ctx context.Context, act plan.WriteSlot, advance func(n, of int64)) error {
-	d, err := a.drive(act.Device)
-	if err != nil {
-		return err
-	}
-	f, err := os.Open(a.buildFile(boot.FileSystem))
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	sum, n, err := pump(ctx, f, d.at(act.Partition), func(n int64) { advance(n, act.Bytes) })
-	if err != nil {
-		return err
-	}
-	if n != act.Bytes || sum != act.SHA256 {
-		return fmt.Errorf("the medium is damaged: %s has %d bytes with SHA-256 %s, its manifest says %d and %s",
-			filepath.Base(f.Name()), n, sum, act.Bytes, act.SHA256)
-	}
-	return d.flush()
-}
-
-// pump copies r to w from offset 0 and returns what it hashed. Buffers go from
-// the reader to the hash to the writer and back; the channels have a place for
-// each, so that only the reader ever waits for one.
-func pump(ctx context.Context, r io.Reader, w io.WriterAt, advance func(int64)) (string, int64, error) {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	free, read, hashed := make(chan []byte, bufferCount), make(chan []byte, bufferCount), make(chan []byte, bufferCount)
-	for range bufferCount {
-		free <- make([]byte, bufferSize)
-	}
-	readErr := make(chan error, 1)
-	go func() {
-		defer close(read)
-		readErr <- fill(ctx, r, free, read)
-	}()
-	h := sha256.New()
-	go func() {
-		defer close(hashed)
-		for b := range read {
-			h.Write(b)
-			hashed <- b
-		}
-	}()
-	var off int64
-	var writeErr error
-	for b := range hashed {
-		if writeErr == nil {
-			if _, writeErr = w.WriteAt(b, off); writeErr != nil {
-				cancel(writeErr)
-			}
-		}
-		off += int64(len(b))
-		advance(off)
-		free <- b[:bufferSize]
-	}
-	err := <-readErr
-	if writeErr != nil {
-		err = writeErr
-	}
-	return hex.EncodeToString(h.Sum(nil)), off, err
-}
-
-// fill reads into free buffers to the end of r.
-func fill(ctx context.Context, r io.Reader, free <-chan []byte, read chan<- []byte) error {
-	for {
-		var b []byte
-		select {
-		case b = <-free:
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		}
-		if ctx.Err() != nil { // both were ready
-			return context.Cause(ctx)
-		}
-		n, err := io.ReadFull(r, b)
-		if n > 0 {
-			read <- b[:n]
-		}
-		if err == io.EOF || err == io.ErrUnexpectedEOF {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-	}
-}
-
-// verify compares a file with its manifest entry.
-func verify(name string, want boot.File) error {
-	f, err := os.Open(name)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	h := sha256.New()
-	n, err := io.Copy(h, f)
-	if err != nil {
-		return fmt.Errorf("read %s: %w", name, err)
-	}
-	if sum := hex.EncodeToString(h.Sum(nil)); n != want.Size || sum != want.SHA256 {
-		return fmt.Errorf("the medium is damaged: %s has SHA-256 %s, its manifest says %s", filepath.Base(name), sum, want.SHA256)
-	}
-	return nil
 }

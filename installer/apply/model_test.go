@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -17,38 +18,70 @@ import (
 // block is what a model of a disk keeps together.
 const block = 4096
 
-// model is a disk in memory: the blocks that are not zero.
+// model is a disk in memory with a cache: what was written since the last flush
+// may be lost, in any combination and in part.
 type model struct {
 	name   string
 	size   int64
-	blocks map[int64][]byte
+	blocks map[int64][]byte // what is read; those that are not zero
+	fresh  map[int64]bool   // of those, not part of stable
+	stable map[int64][]byte // what a power cut leaves in any case
+	cache  []cached         // written since then
 	power  *power
 	facts  *probe.Disk // as long as nothing was written
 }
 
-// power lets so many writes through, the last of them torn. Each is a moment at
-// which it might have gone.
+// cached is a write that was not flushed; without data it is zeros.
+type cached struct {
+	off, length int64
+	data        []byte
+}
+
+// power lets so many writes through. Each is a moment at which it might have
+// gone.
 type power struct {
 	left   int
 	rand   *rand.Rand
 	moment func()
+	disks  []*model
 }
 
-// written counts a write.
+// written counts a write, and takes from the disks what luck wants when the
+// power goes.
 func (p *power) written() error {
+	p.left--
+	if p.left < 0 {
+		return errCut
+	}
 	if p.moment != nil {
 		p.moment()
 	}
-	if p.left <= 0 {
-		return errCut
+	if p.left > 0 {
+		return nil
 	}
-	return nil
+	for _, d := range p.disks {
+		x, _ := d.after(p.rand)
+		d.blocks, d.facts = x.all(), nil
+		d.settle()
+	}
+	return errCut
 }
 
 var errCut = errors.New("power cut")
 
 func newModel(name string, p *power) *model {
-	return &model{name: name, size: 25e9 / block * block, blocks: map[int64][]byte{}, power: p}
+	m := &model{name: name, size: 25e9 / block * block, blocks: map[int64][]byte{}, fresh: map[int64]bool{}, power: p}
+	p.disks = append(p.disks, m)
+	return m
+}
+
+// at is a block, nil where it is zero. One of an image after a cut is that of
+// the disk unless it has its own.
+func (m *model) at(n int64) []byte {
+	if x, ok := m.blocks[n]; ok || m.fresh != nil {
+		return x
+	}
+	return m.stable[n]
 }
 
 func (m *model) ReadAt(b []byte, off int64) (int, error) {
@@ -56,7 +89,7 @@ func (m *model) ReadAt(b []byte, off int64) (int, error) {
 	for n < len(b) && off+int64(n) < m.size {
 		at := off + int64(n)
 		step := min(len(b)-n, int(block-at%block), int(m.size-at))
-		if x, ok := m.blocks[at/block]; ok {
+		if x := m.at(at / block); x != nil {
 			copy(b[n:n+step], x[at%block:])
 		} else {
 			clear(b[n : n+step])
@@ -69,38 +102,111 @@ func (m *model) ReadAt(b []byte, off int64) (int, error) {
 	return n, nil
 }
 
-func (m *model) WriteAt(b []byte, off int64) (int, error) {
-	m.facts = nil
-	m.power.left--
-	switch {
-	case m.power.left == 0:
-		b = b[:m.power.rand.IntN(len(b)/512+1)*512] // sectors are written whole
-	case m.power.left < 0:
-		return 0, errCut
-	}
-	for n := 0; n < len(b); {
-		at := off + int64(n)
-		x := m.blocks[at/block]
-		if x == nil {
-			x = make([]byte, block)
-			m.blocks[at/block] = x
+// change writes a part of c and leaves alone those that stable has too.
+func (m *model) change(c cached, from, to int64) {
+	for n := (c.off + from) / block; n*block < c.off+to; n++ {
+		old := m.at(n)
+		if old == nil && c.data == nil {
+			n = max(n, m.next(n, c.off+to)-1)
+			continue
 		}
-		n += copy(x[at%block:], b[n:])
+		x := old
+		if _, own := m.blocks[n]; x == nil || !own || m.fresh != nil && !m.fresh[n] {
+			x = make([]byte, block)
+			copy(x, old)
+			m.blocks[n] = x
+			if m.fresh != nil {
+				m.fresh[n] = true
+			}
+		}
+		first, end := max(c.off+from, n*block), min(c.off+to, (n+1)*block)
+		if c.data == nil {
+			clear(x[first-n*block : end-n*block])
+		} else {
+			copy(x[first-n*block:end-n*block], c.data[first-c.off:])
+		}
 	}
-	return len(b), m.power.written()
+}
+
+// next is the next block after n that holds anything, or the end.
+func (m *model) next(n, end int64) int64 {
+	last := (end + block - 1) / block
+	for n++; n < last && m.at(n) == nil; n++ {
+	}
+	return n
+}
+
+func (m *model) write(c cached) error {
+	if m.power.left <= 0 {
+		return errCut
+	}
+	m.facts = nil
+	m.cache = append(m.cache, c)
+	m.change(c, 0, c.length)
+	return m.power.written()
+}
+
+func (m *model) WriteAt(b []byte, off int64) (int, error) {
+	return len(b), m.write(cached{off, int64(len(b)), slices.Clone(b)})
 }
 
 // clear is a wipe. It counts as one write.
-func (m *model) clear(r plan.Range) error {
-	m.facts = nil
-	for n, x := range m.blocks {
-		from, to := max(r.Start-n*block, 0), min(r.Start+r.Bytes-n*block, block)
-		if from < to {
-			clear(x[from:to])
+func (m *model) clear(r plan.Range) error { return m.write(cached{off: r.Start, length: r.Bytes}) }
+
+// Sync is a flush.
+func (m *model) Sync() error {
+	if m.power.left <= 0 {
+		return errCut
+	}
+	m.settle()
+	return nil
+}
+
+func (m *model) settle() {
+	m.stable, m.cache = maps.Clone(m.blocks), nil
+	clear(m.fresh)
+}
+
+// after is an image of the disk after a power cut now, and what became of the
+// writes that were not flushed: each is lost, there, or there in part.
+func (m *model) after(r *rand.Rand) (*model, string) {
+	if len(m.cache) == 0 {
+		return m, ""
+	}
+	x := &model{name: m.name, size: m.size, blocks: map[int64][]byte{}, stable: m.stable}
+	var what []byte
+	for _, c := range m.cache {
+		luck := r.IntN(5)
+		n := c.length / 512
+		switch {
+		case luck < 2:
+			what = append(what, '-')
+			continue
+		case luck < 4 || n < 2:
+			what = append(what, '+')
+			x.change(c, 0, c.length)
+			continue
+		}
+		cut := 1 + r.Int64N(n-1) // sectors are written whole
+		if r.IntN(2) == 0 {
+			what = fmt.Appendf(what, "<%d", cut)
+			x.change(c, 0, cut*512)
+		} else {
+			what = fmt.Appendf(what, ">%d", cut)
+			x.change(c, cut*512, c.length)
 		}
 	}
-	m.power.left--
-	return m.power.written()
+	return x, string(what)
+}
+
+// all are the blocks of an image.
+func (m *model) all() map[int64][]byte {
+	if m.fresh != nil {
+		return m.blocks
+	}
+	out := maps.Clone(m.stable)
+	maps.Copy(out, m.blocks)
+	return out
 }
 
 func (m *model) text(off int64) string {
@@ -128,13 +234,29 @@ func (m *machineModel) facts() probe.Facts {
 	f := probe.Facts{Firmware: probe.Firmware{Mode: probe.UEFI}, CPU: probe.CPU{Virtualisation: "svm", KVM: true}, Memory: probe.Memory{Total: 4 << 30},
 		NICs: []probe.NIC{{Name: "eth0", MAC: "52:54:00:00:00:01", Carrier: "up"}}}
 	for _, x := range m.disks {
-		if x.facts == nil {
-			x.facts = &probe.Disk{Name: x.name, Size: x.size, Sector: 512}
-			probe.Contents(x, x.facts)
-		}
-		f.Disks = append(f.Disks, *x.facts)
+		f.Disks = append(f.Disks, *x.look())
 	}
 	return f
+}
+
+// look is what a start finds on the disk.
+func (m *model) look() *probe.Disk {
+	if m.facts == nil {
+		m.facts = &probe.Disk{Name: m.name, Size: m.size, Sector: 512}
+		probe.Contents(m, m.facts)
+	}
+	return m.facts
+}
+
+// after is the machine after a power cut now.
+func (m *machineModel) after(r *rand.Rand) (*machineModel, string) {
+	x, all := &machineModel{img: m.img}, ""
+	for _, d := range m.disks {
+		after, what := d.after(r)
+		x.disks = append(x.disks, after)
+		all += what + "/"
+	}
+	return x, all
 }
 
 func (m *machineModel) disk(device string) *model {
@@ -211,18 +333,18 @@ func (m *machineModel) do(p plan.Plan, act plan.Action) error {
 	}
 	switch act := act.(type) {
 	case plan.Mark:
-		return disk.WriteTable(m.disk(act.Device), act.Layout)
+		return flushed(m.disk(act.Device), disk.WriteTable(m.disk(act.Device), act.Layout))
 	case plan.Partition:
-		return disk.WriteTable(m.disk(act.Device), act.Layout)
+		return flushed(m.disk(act.Device), disk.WriteTable(m.disk(act.Device), act.Layout))
 	case plan.Unmark:
-		return disk.UpdateTable(m.disk(act.Device), act.Layout)
+		return flushed(m.disk(act.Device), disk.UpdateTable(m.disk(act.Device), act.Layout))
 	case plan.Wipe:
 		for _, r := range act.Ranges {
 			if err := m.disk(act.Device).clear(r); err != nil {
 				return err
 			}
 		}
-		return nil
+		return m.disk(act.Device).Sync()
 	case plan.CreateArray:
 		return each(func(d *model, x plan.Member) error {
 			_, err := d.WriteAt(superblock(act.UUID), part(x.Layout, disk.NameData).Start+4096)
@@ -239,18 +361,31 @@ func (m *machineModel) do(p plan.Plan, act plan.Action) error {
 			return errors.Join(err, d.put(content(p, x.Layout)+guests, "fresh"))
 		})
 	case plan.Seed:
-		return each(func(d *model, x plan.Member) error { return d.put(content(p, x.Layout)+seeded, p.InstallationID) })
+		return each(func(d *model, x plan.Member) error {
+			return flushed(d, d.put(content(p, x.Layout)+seeded, p.InstallationID)) // by unmounting
+		})
 	case plan.WriteSlot:
-		return m.disk(act.Device).put(act.Partition.Start, p.InstallationID)
+		return flushed(m.disk(act.Device), m.disk(act.Device).put(act.Partition.Start, p.InstallationID))
 	case plan.FormatESP:
-		return m.disk(act.Device).put(act.Partition.Start, p.InstallationID)
+		return flushed(m.disk(act.Device), m.disk(act.Device).put(act.Partition.Start, p.InstallationID))
 	case plan.InstallBIOSBoot:
 		b := make([]byte, 440)
 		copy(b, p.InstallationID)
 		_, err := m.disk(act.Device).WriteAt(b, 0)
-		return err
+		return flushed(m.disk(act.Device), err)
+	case plan.Finish:
+		return each(func(d *model, _ plan.Member) error { return d.Sync() })
 	}
 	return nil
+}
+
+// flushed is how apply ends its own steps; tools of others may leave theirs in
+// the disk's cache.
+func flushed(d *model, err error) error {
+	if err != nil {
+		return err
+	}
+	return d.Sync()
 }
 
 func (m *machineModel) apply(p plan.Plan) error {

@@ -52,7 +52,22 @@ func TestStageFails(t *testing.T) {
 		t.Fatal(err)
 	}
 	var events []progress.Event
-	err := Apply(t.Context(), m.Host, p, func(e progress.Event) { events = append(events, e) })
+	a := &applier{h: m.Host, p: p}
+	a.sink = func(e progress.Event) {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		events = append(events, e)
+	}
+	if err := errors.Join(os.MkdirAll(m.Path(lvmDir), 0o755), a.open()); err != nil {
+		t.Fatal(err)
+	}
+	defer a.close()
+	var err error
+	for _, s := range stages(p.Actions[1:]) { // without the check of the medium
+		if err = a.stage(t.Context(), s); err != nil {
+			break
+		}
+	}
 	if err == nil || !strings.Contains(err.Error(), `create volume group "joist": scripted failure`) || strings.Contains(err.Error(), "another step") {
 		t.Errorf("error: %v", err)
 	}

@@ -18,6 +18,9 @@ type Action interface {
 }
 
 type (
+	// CheckMedium compares every part of the medium with the manifest, before
+	// anything is written.
+	CheckMedium struct{ Bytes int64 }
 	// Release lets go of what an earlier try left mounted or active.
 	Release struct{ Device string }
 	// Mark writes the new table with the mark "not finished" before anything
@@ -85,6 +88,9 @@ type (
 		Partition disk.Partition
 		Loader    string
 	}
+	// KeepLog writes the installation's log, with the times of its steps, on the
+	// state volume.
+	KeepLog struct{ State, FSType string } // as of Seed
 	// Finish unmounts, deactivates and syncs.
 	Finish struct{ Device, VG string }
 	// Unmark takes the mark away. It is the last that is written to the disk.
@@ -100,6 +106,7 @@ type Range struct {
 	Bytes int64 `json:"bytes"`
 }
 
+func (a CheckMedium) Step() string     { return "check the medium" }
 func (a Release) Step() string         { return "release " + a.Device }
 func (a Mark) Step() string            { return "mark " + a.Device + " as not finished" }
 func (a Wipe) Step() string            { return "wipe " + a.Device }
@@ -111,6 +118,7 @@ func (a WriteSlot) Step() string       { return "copy system image to slot " + s
 func (a FormatESP) Step() string       { return "write boot partition" + of(a.Device) }
 func (a InstallBIOSBoot) Step() string { return "write BIOS boot code" + of(a.Device) }
 func (a BootEntry) Step() string       { return "write UEFI boot entry" + of(a.Device) }
+func (a KeepLog) Step() string         { return "keep the log" }
 func (a Finish) Step() string          { return "finish" }
 func (a Unmark) Step() string          { return "mark " + a.Device + " as finished" }
 
@@ -122,6 +130,7 @@ func of(device string) string {
 	return " of " + device
 }
 
+func (CheckMedium) action()     {}
 func (Release) action()         {}
 func (Mark) action()            {}
 func (Wipe) action()            {}
@@ -133,6 +142,7 @@ func (WriteSlot) action()       {}
 func (FormatESP) action()       {}
 func (InstallBIOSBoot) action() {}
 func (BootEntry) action()       {}
+func (KeepLog) action()         {}
 func (Finish) action()          {}
 func (Unmark) action()          {}
 
@@ -144,7 +154,11 @@ func (p *Plan) actions() ([]Action, error) {
 	if err != nil {
 		return nil, err
 	}
-	var out []Action
+	var total int64
+	for _, f := range p.Image.Files {
+		total += f.Size
+	}
+	out := []Action{CheckMedium{Bytes: total}}
 	for _, m := range p.All() {
 		out = append(out, Release{Device: m.Device()})
 	}
@@ -172,7 +186,8 @@ func (p *Plan) actions() ([]Action, error) {
 		}
 		out, boots = append(out, slot), append(boots, files...)
 	}
-	out = append(append(out, boots...), p.ends()...)
+	out = append(append(out, boots...), KeepLog{State: seed.State, FSType: seed.FSType})
+	out = append(out, p.ends()...)
 	for _, m := range p.All() {
 		out = append(out, Unmark{Device: m.Device(), Layout: m.Layout.Marked(0)})
 	}

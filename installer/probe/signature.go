@@ -205,11 +205,12 @@ func colons(b []byte) string { return fmt.Sprintf("%x:%x:%x:%x", b[:4], b[4:8], 
 // an XDR-encoded list of names and values 16 KiB in (OpenZFS,
 // module/nvpair/nvpair.c and include/sys/vdev_impl.h).
 func zfsMember(r io.ReaderAt, base int64, where string) (Content, bool) {
-	b := make([]byte, 112<<10)
-	if n, err := r.ReadAt(b, base+16<<10); err != nil && n < 64 {
+	var head [4]byte
+	if _, err := r.ReadAt(head[:], base+16<<10); err != nil || head[0] != 1 || head[2] != 0 || head[3] != 0 { // encoding: XDR
 		return Content{}, false
 	}
-	if b[0] != 1 || b[2] != 0 || b[3] != 0 { // encoding: XDR
+	b := make([]byte, 112<<10)
+	if n, err := r.ReadAt(b, base+16<<10); err != nil && n < 64 {
 		return Content{}, false
 	}
 	c := Content{Where: where, Kind: "zfs"}

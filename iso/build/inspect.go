@@ -191,13 +191,16 @@ func (a artefact) reportMedium(r *Report) error {
 	if err != nil {
 		return err
 	}
-	at := map[string]string{boot.FileKernel: "/boot/" + boot.FileKernel, boot.FileInitrd: "/boot/" + boot.FileInitrd, boot.FileSystem: dir + "/" + boot.FileSystem}
 	err = r.compareManifest(dir+"/manifest.json", text, func(file string) (tree.Source, string, error) {
-		n := a.medium.Lookup(at[file])
-		if n == nil || n.Data == nil {
-			return nil, at[file], &fs.PathError{Op: "read", Path: at[file], Err: fs.ErrNotExist}
+		at := dir + "/" + file
+		if file == boot.FileKernel || file == boot.FileInitrd {
+			at = "/boot/" + file
 		}
-		return n.Data, at[file], nil
+		n := a.medium.Lookup(at)
+		if n == nil || n.Data == nil {
+			return nil, at, &fs.PathError{Op: "read", Path: at, Err: fs.ErrNotExist}
+		}
+		return n.Data, at, nil
 	})
 	if err != nil {
 		return err

@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -90,15 +91,11 @@ func (b *Builder) medium(ctx context.Context, s System, text []byte) error {
 // contents makes the medium's files: path on the medium → content.
 func (b *Builder) contents(ctx context.Context, s System, text []byte) (map[string]tree.Source, error) {
 	dir := "/joist/" + b.id
-	manifest, err := s.Manifest.Encode()
-	if err != nil {
-		return nil, err
-	}
 	menu, err := boot.MediumMenu(boot.Medium{BuildID: b.id, Version: b.cfg.Version, Console: b.consoles(), Extra: strings.Fields(b.cfg.Image.KernelArgs)})
 	if err != nil {
 		return nil, err
 	}
-	saved := map[string][]byte{"manifest.json": manifest, "grub.cfg": menu}
+	saved := map[string][]byte{"grub.cfg": menu}
 	files := map[string]string{
 		"/boot/vmlinuz": "vmlinuz", "/boot/initrd": "initrd", "/boot/grub/grub.cfg": "grub.cfg", "/boot/bios.img": "core-medium.img", "/efi.img": "efi.img",
 		dir + "/system.sqfs": "system.sqfs", dir + "/manifest.json": "manifest.json",
@@ -137,6 +134,9 @@ func (b *Builder) contents(ctx context.Context, s System, text []byte) (map[stri
 	if err := b.efiImage(filepath.Join(b.work, "efi.img")); err != nil {
 		return nil, err
 	}
+	if err := b.mediumManifest(s, dir, files); err != nil {
+		return nil, err
+	}
 	out := map[string]tree.Source{}
 	for at, local := range files {
 		if out[at], err = tree.FromFile(local); err != nil {
@@ -168,6 +168,29 @@ func (b *Builder) core(ctx context.Context, args []string) error {
 		return fmt.Errorf("make GRUB's core image: %w", err)
 	}
 	return nil
+}
+
+// mediumManifest writes the medium's manifest: the three files, and the loaders
+// that the installer takes from it.
+func (b *Builder) mediumManifest(s System, dir string, files map[string]string) error {
+	m := s.Manifest
+	m.Files = maps.Clone(m.Files)
+	for at, local := range files {
+		name, ok := strings.CutPrefix(at, dir+"/boot/")
+		if !ok {
+			continue
+		}
+		d, err := describe(local)
+		if err != nil {
+			return err
+		}
+		m.Files[boot.LoaderFile(name)] = d
+	}
+	text, err := m.Encode()
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(files[dir+"/manifest.json"], text, 0o644)
 }
 
 func (b *Builder) consoles() []string {

@@ -29,6 +29,7 @@ func states() map[string]State {
 	bad.Disks = "the mirror lacks 1 of 2 disks; data is on the others only"
 	bad.First = node.FirstBoot{Begun: 1, Steps: []node.FirstBootStep{{Name: "identity", State: "done"}, {Name: "network", State: "waiting", Detail: "for an address"}, {Name: "erase secrets", State: "waiting"}}}
 	bad.Alerts = []node.Alert{{Code: "data-degraded", Text: "said above already"}, {Code: "boot-copy-missing", Text: "disk sdb does not start this node: boot partition: this is no FAT volume"}}
+	bad.Crashes = "the kernel crashed 2026-01-02 03:04 (Panic) and 12 more: joist node crashes"
 	bad.Services = []node.Service{{Name: "udevd", State: "running"}, {Name: "joistd", State: "backoff", Restarts: 7, Error: "exit status 1"},
 		{Name: "chrony", State: "running", Restarts: 2, Error: "killed by SIGSEGV \x1b[2J"}}
 	bad.Phases = []node.Phase{{Name: "start udevd", State: node.PhaseDone}, {Name: "activate thin pool", State: node.PhaseFailed, Error: "lvm: no such volume"}}

@@ -25,6 +25,7 @@ type State struct {
 	Disks    string       // what is wrong with the mirror or the pool that /var is on
 	Alerts   []node.Alert // what joistd found
 	First    node.FirstBoot
+	Crashes  string // of the kernel, not looked at yet
 	Booted   string // when the kernel started, local time
 	CPUs     int
 	Load     float64 // one minute
@@ -218,6 +219,9 @@ func problems(s State) (out []string) {
 		if a.Code != codeDegraded { // read from the kernel, also while joistd does not run
 			out = append(out, a.Text)
 		}
+	}
+	if s.Crashes != "" {
+		out = append(out, s.Crashes)
 	}
 	if s.Net.Error != "" {
 		out = append(out, "network: "+s.Net.Error)

@@ -18,6 +18,7 @@ import (
 	"joist/api/node"
 	"joist/system/array"
 	"joist/system/console"
+	"joist/system/crash"
 	"joist/system/pool"
 )
 
@@ -167,6 +168,7 @@ func Gather(root string) State {
 	if s.Node.Storage.PoolGUID != "" {
 		s.Disks = pool.Problem(root+"/proc", s.Node.Storage.PoolName)
 	}
+	s.Crashes = crash.Problem(root + node.CrashDir)
 	load(root+node.NetState, &s.Net)
 	load(root+node.APIState, &s.API)
 	load(root+node.AlertFile, &s.Alerts)

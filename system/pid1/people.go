@@ -88,6 +88,8 @@ func (s *system) rescue(ctx context.Context) {
 	} else {
 		fmt.Fprintf(s.screens, "  \"joist-init rescue-mount\" shows its state, read-only, below %s.\n", rescueDir)
 	}
+	fmt.Fprintf(s.screens, "  \"joist-install password\" sets root's password, \"joist-install boot\" mends boot parts, \"joist-install slot A\" (or B) starts that.\n"+
+		"  \"joist-init support\" writes a bundle of logs and facts.\n")
 	fmt.Fprintf(s.screens, "  \"joist-init keymap LAYOUT\" sets the keyboard, \"joist-init rescue help\" lists commands for disks and modules.\n"+
 		"  \"reboot\" and \"poweroff\" end this.\n\n")
 	s.screens.Flush(time.Second)

@@ -45,6 +45,7 @@ const (
 	phaseTendPool = "tend pool"
 	phaseEnd      = "end installation"
 	phaseBoot     = "compare boot parts"
+	phaseCrashes  = "collect crash records"
 )
 
 // backgroundTime is for work that nobody at the console waits for; it shares
@@ -99,6 +100,7 @@ func (s *system) nodePhases() []phase.Phase {
 		{Name: phaseAppArmor, Background: true, Deadline: backgroundTime, After: []string{phaseDisks}, Run: s.loadAppArmor},
 		{Name: phaseEnd, Background: true, Deadline: backgroundTime, Run: s.endInstallation},
 		{Name: phaseBoot, Background: true, Deadline: backgroundTime, After: []string{phaseDisks, phaseEnd}, Run: s.reconcile},
+		{Name: phaseCrashes, Background: true, Deadline: backgroundTime, After: []string{phaseModules}, Run: s.collectCrashes},
 	}
 	if s.opt.Array != "" {
 		list = append(list, phase.Phase{Name: phaseMirror, Background: true, Deadline: backgroundTime, After: []string{phaseDisks}, Run: s.tendMirror})

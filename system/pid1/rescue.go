@@ -96,16 +96,12 @@ func (f found) storage(ctx context.Context, r run.Runner) (string, error) {
 // and only read-only: the volumes' tables are made so that not even a journal
 // can be replayed.
 func RescueMount(ctx context.Context, r run.Runner, say func(string)) error {
-	all := installed("/sys")
-	switch len(all) {
-	case 0:
-		return errors.New("find installed system: no disk has partitions joist-a and " + dataPartition)
-	case 1:
-	default:
-		return fmt.Errorf("find installed system: there are %d; disconnect all disks but one system's", len(all))
+	one, err := theInstalled()
+	if err != nil {
+		return err
 	}
-	say(all[0].String())
-	volumes, err := all[0].volumes(ctx, r)
+	say(one.String())
+	volumes, err := one.volumes(ctx, r)
 	if err != nil {
 		return err
 	}
@@ -120,6 +116,18 @@ func RescueMount(ctx context.Context, r run.Runner, say func(string)) error {
 		say("mounted " + v.name + " read-only on " + at)
 	}
 	return nil
+}
+
+// theInstalled is the one system that is installed on this machine's disks.
+func theInstalled() (found, error) {
+	all := installed("/sys")
+	switch len(all) {
+	case 0:
+		return found{}, errors.New("find installed system: no disk has partitions joist-a and " + dataPartition)
+	case 1:
+		return all[0], nil
+	}
+	return found{}, fmt.Errorf("find installed system: there are %d; disconnect all disks but one system's", len(all))
 }
 
 // rescued is a volume as it is to be mounted.

@@ -234,6 +234,11 @@ func Look(ctx context.Context, r run.Runner, guid string, ms []Member, root stri
 	return open(ctx, r, guid, ms, "-f", "-o", "readonly=on", "-R", root)
 }
 
+// Repair opens the pool for writing on a machine that it does not belong to.
+func Repair(ctx context.Context, r run.Runner, guid string, ms []Member, root string) error {
+	return open(ctx, r, guid, ms, "-f", "-R", root)
+}
+
 func open(ctx context.Context, r run.Runner, guid string, ms []Member, more ...string) error {
 	args := append([]string{"import", "-N", "-o", "cachefile=none"}, more...)
 	for _, m := range ms {

@@ -10,5 +10,6 @@
 //
 // Variables: JOIST_ISO and JOIST_TEMPLATE name another image and another
 // container template than the newest in build/; JOIST_TEST_ACCEL=tcg or kvm
-// decides how machines run; JOIST_NEED_TOOLS=1 makes a missing tool a failure.
+// decides how machines run; JOIST_CUTS and JOIST_CUT_SEED are the number and the
+// draw of TestPowerCut's power cuts; JOIST_NEED_TOOLS=1 makes a missing tool a failure.
 package e2e

@@ -140,9 +140,9 @@ func (l *layout) rescue(t *testing.T) {
 	}
 }
 
-func (l *layout) want(t *testing.T, what, script, want string) {
+func (n *runningNode) want(t *testing.T, what, script, want string) {
 	t.Helper()
-	if got := strings.TrimSpace(l.run(t, script)); got != want {
+	if got := strings.TrimSpace(n.run(t, script)); got != want {
 		t.Errorf("%s: %q, want %q", what, got, want)
 	}
 }

@@ -53,6 +53,9 @@ func (c Config) args() []string {
 		a = append(a, c.mediaArgs(&boot)...)
 		a = append(a, c.diskArgs(&boot)...)
 	}
+	if c.HotPlug {
+		a = append(a, "-device", "virtio-scsi-pci,id="+hotController)
+	}
 	a = append(a, c.nicArgs(&boot)...)
 	if c.Kernel != "" {
 		a = append(a, "-kernel", c.Kernel, "-append", c.Append)
@@ -119,7 +122,7 @@ func (c Config) diskArgs(boot *int) []string {
 		if d.Sparse {
 			zeroes = "detect-zeroes=unmap,"
 		}
-		a = append(a, "-drive", fmt.Sprintf("if=none,id=%s-drive,format=%s,discard=unmap,%sfile=%s", id, d.Format, zeroes, d.Path))
+		a = append(a, "-drive", fmt.Sprintf("if=none,id=%s-drive,format=%s,discard=unmap,%sfile=%s", id, d.Format, zeroes, d.file()))
 		var dev string
 		switch d.Bus {
 		case VirtioBlk:

@@ -19,9 +19,10 @@ func TestArgs(t *testing.T) {
 			Media: []Medium{{Path: "/i.iso"}, {Path: "/stick.img", Kind: USBStick}, {}},
 			Disks: []Disk{
 				{Path: "/a.qcow2"}, {Path: "/b.raw", Format: "raw", Bus: VirtioSCSI, Serial: "S1"},
-				{Path: "/c.qcow2", Bus: SATA}, {Path: "/d.qcow2", Bus: NVMe, SectorSize: 4096}},
+				{Path: "/c.qcow2", Bus: SATA}, {Path: "/d.qcow2", Bus: NVMe, SectorSize: 4096},
+				{NBD: "/s/nbd"}},
 			NICs:    []NIC{{PXE: true}, {User: "hostfwd=tcp:127.0.0.1:8006-:8006", Model: "e1000"}},
-			Serials: 2, Clock: time.Date(2020, 2, 29, 1, 2, 3, 0, time.UTC), NoReboot: true, DisksFirst: true,
+			Serials: 2, Clock: time.Date(2020, 2, 29, 1, 2, 3, 0, time.UTC), NoReboot: true, DisksFirst: true, HotPlug: true,
 			Extra: []string{"-S"}, Accel: KVM,
 		},
 		"kernel": {Kernel: "/vmlinuz", Initrd: "/initrd", Append: "console=ttyS0 quiet"},
@@ -59,6 +60,8 @@ func TestConfigRefuses(t *testing.T) {
 	for name, c := range map[string]Config{
 		"comma in a path": {Disks: []Disk{{Path: "/a,b"}}},
 		"comma in serial": {Disks: []Disk{{Path: "/a", Serial: "x,readonly=on"}}},
+		"two places":      {Disks: []Disk{{Path: "/a", NBD: "/b"}}},
+		"socket":          {Disks: []Disk{{NBD: "/a?export=b"}}},
 		"bad address":     {NICs: []NIC{{MAC: "52:54"}}},
 	} {
 		if _, err := c.withDefaults(); err == nil {

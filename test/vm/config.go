@@ -53,7 +53,8 @@ const (
 // Disk is a writable image. Its device id is "disk0", ….
 type Disk struct {
 	Path       string
-	Format     string // "qcow2" (default) or "raw"
+	NBD        string // in place of Path: socket of a block server, such as that of package faults
+	Format     string // "qcow2" (default; with NBD "raw") or "raw"
 	Bus        Bus
 	Serial     string // default "JOISTn"
 	SectorSize int    // bytes, 0: 512
@@ -83,6 +84,8 @@ type Config struct {
 	Serials  int       // serial ports, default 1
 	Clock    time.Time // what the RTC says at the start (UTC); default: now
 	NoReboot bool      // a guest's reboot ends QEMU
+	// HotPlug adds a SCSI controller for the disks of Machine.Plug.
+	HotPlug bool
 	// DisksFirst puts disks before media in the boot order.
 	DisksFirst bool
 	Kernel     string // direct boot: kernel, initrd and command line
@@ -110,13 +113,7 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	c.Disks = append([]Disk(nil), c.Disks...)
 	for i := range c.Disks {
-		d := &c.Disks[i]
-		if d.Format == "" {
-			d.Format = "qcow2"
-		}
-		if d.Serial == "" {
-			d.Serial = fmt.Sprintf("JOIST%d", i)
-		}
+		c.Disks[i] = c.Disks[i].withDefaults(i)
 	}
 	c.NICs = append([]NIC(nil), c.NICs...)
 	for i := range c.NICs {
@@ -131,6 +128,11 @@ func (c Config) withDefaults() (Config, error) {
 			return c, err
 		}
 	}
+	for _, d := range c.Disks {
+		if strings.ContainsAny(d.NBD, "%&?#") || d.NBD != "" && d.Path != "" {
+			return c, fmt.Errorf("configure machine %q: disk %+v has two places, or a socket with one of %%&?#", c.Name, d)
+		}
+	}
 	for _, s := range c.paths() {
 		if strings.Contains(s, ",") {
 			return c, fmt.Errorf("configure machine %q: %q has a comma, which ends an option of QEMU", c.Name, s)
@@ -139,13 +141,36 @@ func (c Config) withDefaults() (Config, error) {
 	return c, nil
 }
 
+// withDefaults is for the n-th disk.
+func (d Disk) withDefaults(n int) Disk {
+	switch {
+	case d.Format == "" && d.NBD != "":
+		d.Format = "raw"
+	case d.Format == "":
+		d.Format = "qcow2"
+	}
+	if d.Serial == "" {
+		d.Serial = fmt.Sprintf("JOIST%d", n)
+	}
+	return d
+}
+
+// file is the disk's image as QEMU's drive options name it. In the URL of a
+// server some characters would have a meaning.
+func (d Disk) file() string {
+	if d.NBD != "" {
+		return "nbd+unix:///?socket=" + d.NBD
+	}
+	return d.Path
+}
+
 func (c Config) paths() []string {
 	s := []string{c.Name, c.Vars, c.Dir, c.Kernel, c.Initrd}
 	for _, m := range c.Media {
 		s = append(s, m.Path)
 	}
 	for _, d := range c.Disks {
-		s = append(s, d.Path, d.Format, d.Serial)
+		s = append(s, d.Path, d.NBD, d.Format, d.Serial)
 	}
 	for _, n := range c.NICs {
 		s = append(s, n.Model)

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"joist/test/faults"
 	"joist/test/vm/lan"
 	"joist/test/vm/rfb"
 )
@@ -116,6 +117,49 @@ func TestMedia(t *testing.T) {
 	}
 	if m.Running() {
 		t.Error("still running")
+	}
+}
+
+// TestPlug puts disks into a running machine and takes them out again.
+func TestPlug(t *testing.T) {
+	if testing.Short() {
+		t.Skip("runs a machine")
+	}
+	Need(t, qemuBinary)
+	ctx, dir := t.Context(), tempDir(t)
+	d, err := faults.Create(filepath.Join(dir, "disk.img"), 1<<20)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	s, err := faults.Serve(d, filepath.Join(dir, "nbd"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	m := Run(t, Config{Memory: 128, CPUs: 1, Accel: TCG, HotPlug: true, Disks: []Disk{{NBD: s.Path}}, Extra: []string{"-S"}})
+	raw := filepath.Join(dir, "disk.img")
+	for range 2 { // the same name can be used again
+		for name, disk := range map[string]Disk{"a": {Path: raw, Format: "raw", Serial: "A"}, "b": {NBD: s.Path, SectorSize: 4096}} {
+			if err := m.Plug(ctx, name, disk); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := m.Plug(ctx, "a", Disk{Path: raw, Format: "raw"}); err == nil {
+			t.Error("two disks of one name")
+		}
+		for _, name := range []string{"a", "b"} {
+			if err := m.Unplug(ctx, name); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if err := m.Unplug(ctx, "a"); err == nil {
+		t.Error("a disk that is not there was taken out")
+	}
+	plain := Run(t, Config{Memory: 128, CPUs: 1, Accel: TCG, Extra: []string{"-S"}})
+	if err := plain.Plug(ctx, "a", Disk{Path: raw, Format: "raw"}); err == nil {
+		t.Error("a disk without a controller")
 	}
 }
 

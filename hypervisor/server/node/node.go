@@ -14,6 +14,7 @@ import (
 	"joist/api/schema"
 	"joist/hypervisor/server"
 	"joist/hypervisor/server/version"
+	"joist/system/support"
 )
 
 // Deps is what the calls need.
@@ -27,6 +28,8 @@ type Deps struct {
 	Alerts   func() []node.Alert                                                   // what is wrong with the node
 	First    func() (node.FirstBoot, error)                                        // the first start
 	Settle   func() error                                                          // takes its failures as dealt with
+	Crashes  string                                                                // node.CrashDir
+	Support  support.Machine
 }
 
 // Routes returns the calls on a node.
@@ -42,7 +45,7 @@ func Routes(d Deps) []server.Route {
 		return server.Route{Method: schema.Method{Verb: "GET", Path: "/nodes/{node}/" + path, Text: text, OnNode: true,
 			Perm: at(priv), Params: append(self[:1:1], more...)}, Do: do}
 	}
-	return []server.Route{
+	return append(d.evidenceRoutes(), []server.Route{
 		get("status", "Load, memory, kernel and CPUs.", "Sys.Audit", d.status),
 		{Method: schema.Method{Verb: "POST", Path: "/nodes/{node}/status", Text: "Restart or switch off the node.", OnNode: true, NoQuorum: true,
 			Perm: at("Sys.PowerMgmt"), Params: append(self[:1:1],
@@ -56,7 +59,7 @@ func Routes(d Deps) []server.Route {
 		{Method: schema.Method{Verb: "DELETE", Path: "/nodes/{node}/firstboot", Text: "Take what failed at the first start as dealt with.", OnNode: true, NoQuorum: true,
 			Perm: schema.Perm{Root: true}, Params: self}, Do: func(context.Context, *server.Request) (any, error) { return nil, d.Settle() }},
 		get("subscription", "Support contract; there is none.", "", d.subscription),
-	}
+	}...)
 }
 
 // power asks PID 1, which shuts guests down first.
