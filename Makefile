@@ -41,8 +41,9 @@ soak: iso template ## the end-to-end tests again and again until one fails (COUN
 	JOIST_NEED_TOOLS=1 JOIST_CUTS=$(CUTS) $(GO) test ./test/e2e -count=1 -run '^TestPowerCut$$' -v -timeout 0
 	JOIST_NEED_TOOLS=1 $(GO) test ./test/e2e -count=$(COUNT) -failfast -v -timeout 0
 
-bench: iso template ## all benchmarks, and the appliance's figures into build/figures.md
-	scripts/tools.sh
+bench: iso template ## all benchmarks; figures into build/figures-build.md and build/figures.md
+	scripts/tools.sh bench
+	JOIST_BENCH=1 JOIST_BENCH_BOOT=1 JOIST_BENCH_INSTALLED=1 $(GO) test ./test/bench -run TestBuildFigures -count=1 -v -timeout 180m
 	$(GO) test -run '^$$' -bench . ./...
 	$(E2E) -run TestFigures -timeout 60m
 

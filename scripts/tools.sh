@@ -1,5 +1,6 @@
 #!/bin/bash
-# Looks for the programs that the tests use. Missing ones are installed where
+# Looks for the programs that the tests use; with the argument "bench" also for
+# those that the benchmarks compare with. Missing ones are installed where
 # that is allowed (root, or sudo without a password, with apt-get); elsewhere
 # it says what to install.
 set -euo pipefail
@@ -21,6 +22,10 @@ need=(
 	/usr/lib/ipxe/ipxe.iso:ipxe
 	/usr/lib/memtest86+/memtest86+x64.iso:memtest86+
 )
+
+if [[ ${1-} == bench ]]; then
+	need+=(mmdebstrap:mmdebstrap mksquashfs:squashfs-tools)
+fi
 
 PATH=$PATH:/usr/sbin:/sbin
 packages=()

@@ -14,28 +14,29 @@ import (
 
 // Places on the node. State is the volume mounted at /var.
 const (
-	StateDir       = "/var/lib/joist"               // 0755 root
-	NodeDir        = StateDir + "/node"             // 0700 root: the files named below
-	EtcdDir        = StateDir + "/etcd"             // 0700 root: the cluster store's data
-	ClusterDir     = StateDir + "/cluster"          // 0700 root: what makes this node one of a cluster
-	JoinFile       = ClusterDir + "/request.json"   // 0600: JoinRequest, until it is taken up
-	FirstBootDir   = StateDir + "/firstboot"        // 0700 root: the first start's journal, and its program
-	FirstBootFile  = FirstBootDir + "/request.json" // 0600: FirstBootRequest, until it is carried out
-	FirstBootState = FirstBootDir + "/state.json"   // FirstBoot
-	TaskDir        = StateDir + "/tasks"            // 0750 root: task status and logs
-	TLSDir         = NodeDir + "/tls"               // 0700 root: node.crt, node.key
-	LocalDir       = "/var/lib/vz"                  // the volume behind storage "local"
-	LogDir         = "/var/log/joist"               // one bounded log per service
-	RunDir         = "/run/joist"                   // 0755 root, tmpfs
-	GuestRun       = RunDir + "/guests"             // 0711 root: a folder per running guest, named by VMID
-	InitSocket     = RunDir + "/init.sock"          // PID 1's control socket
-	NetState       = RunDir + "/network.json"       // what `joistd network` has set up (NetStatus)
-	APIState       = RunDir + "/api.json"           // what joistd serves (APIStatus)
-	AlertFile      = RunDir + "/alerts.json"        // what joistd found that a person should look at ([]Alert)
-	ConfigFile     = NodeDir + "/node.json"         // Config
-	ShadowFile     = NodeDir + "/root.shadow"       // 0600: crypt(3) hash of root's password, one line
-	KeysFile       = NodeDir + "/authorized_keys"   // root's SSH keys
-	HostIDFile     = NodeDir + "/machine-id"        // 32 hex digits
+	StateDir       = "/var/lib/joist"                 // 0755 root
+	NodeDir        = StateDir + "/node"               // 0700 root: the files named below
+	EtcdDir        = StateDir + "/etcd"               // 0700 root: the cluster store's data
+	ClusterDir     = StateDir + "/cluster"            // 0700 root: what makes this node one of a cluster
+	JoinFile       = ClusterDir + "/request.json"     // 0600: JoinRequest, until it is taken up
+	FirstBootDir   = StateDir + "/firstboot"          // 0700 root: the first start's journal, and its program
+	FirstBootFile  = FirstBootDir + "/request.json"   // 0600: FirstBootRequest, until it is carried out
+	FirstBootState = FirstBootDir + "/state.json"     // FirstBoot
+	TaskDir        = StateDir + "/tasks"              // 0750 root: task status and logs
+	TLSDir         = NodeDir + "/tls"                 // 0700 root: node.crt, node.key
+	LocalDir       = "/var/lib/vz"                    // the volume behind storage "local"
+	LogDir         = "/var/log/joist"                 // one bounded log per service
+	RunDir         = "/run/joist"                     // 0755 root, tmpfs
+	GuestRun       = RunDir + "/guests"               // 0711 root: a folder per running guest, named by VMID
+	InitSocket     = RunDir + "/init.sock"            // PID 1's control socket
+	NetState       = RunDir + "/network.json"         // what `joistd network` has set up (NetStatus)
+	APIState       = RunDir + "/api.json"             // what joistd serves (APIStatus)
+	AlertFile      = RunDir + "/alerts.json"          // what joistd found that a person should look at ([]Alert)
+	ConfigFile     = NodeDir + "/node.json"           // Config
+	ShadowFile     = NodeDir + "/root.shadow"         // 0600: crypt(3) hash of root's password, one line
+	KeysFile       = NodeDir + "/authorized_keys"     // root's SSH keys
+	ImageKeysFile  = "/usr/lib/joist/authorized_keys" // root's SSH keys that the image was built with
+	HostIDFile     = NodeDir + "/machine-id"          // 32 hex digits
 	ReportFile     = NodeDir + "/install-report.json"
 
 	CrashDir       = StateDir + "/crash"           // 0700 root: what the kernel said when it died

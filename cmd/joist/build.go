@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -18,15 +19,16 @@ import (
 // buildFlags is what the build commands share.
 type buildFlags struct {
 	build.Options
-	times    build.Times
-	verbose  bool
-	savePool string
+	times   build.Times
+	verbose bool
+	tell    func(func(io.Writer)) // writes to a person, nil for standard error
 }
 
 // sources are the flags of everything that needs packages.
 func (o *buildFlags) sources(c *cobra.Command) {
 	f := c.PersistentFlags()
 	f.StringVar(&o.Mirror, "mirror", "", "base `URL` of a Debian mirror (default: from this machine's apt configuration)")
+	f.StringVar(&o.Proxy, "proxy", "", "`URL` of a proxy for packages and modules (default: from this machine's apt configuration, else HTTP_PROXY and HTTPS_PROXY)")
 	f.StringVar(&o.Pool, "pool", "", "take all packages and modules from a `FILE` of --save-pool, nothing from the network")
 	f.BoolVarP(&o.verbose, "verbose", "v", false, "also say notes")
 }
@@ -66,7 +68,7 @@ func buildCommand() *cobra.Command {
 	f.StringVar(&o.Out, "out", "build", "folder for the artefacts")
 	o.sources(c)
 	f.BoolVar(&o.Locked, "locked", false, "fail if joist.lock does not fit instead of resolving anew")
-	f.StringVar(&o.savePool, "save-pool", "", "also put all that was fetched into a tar `FILE` for --pool")
+	f.StringVar(&o.SavePool, "save-pool", "", "also put all that was fetched into a tar `FILE` for --pool")
 	f.StringVar(&o.Key, "sign-key", "", "Ed25519 private key (PEM `FILE`) that signs SHA256SUMS")
 
 	f.StringVar(&o.ModuleKey, "module-key", "", "RSA private key and its certificate (PEM `FILE`) that sign OpenZFS's modules for Secure Boot")
@@ -124,20 +126,28 @@ func (o *buildFlags) artefacts(cmd *cobra.Command, args []string) error {
 		return err
 	}
 	out := cmd.OutOrStdout()
-	return o.with(cmd, progress.Tee(progress.Lines(out), o.times.Sink), func(b *build.Builder) error {
-		paths, err := b.Make(cmd.Context(), kinds...)
-		if err == nil && o.savePool != "" {
-			err = b.SavePool(cmd.Context(), o.savePool)
-		}
-		if err != nil {
+	w := newWatcher(out, cmd.ErrOrStderr(), os.Getenv)
+	o.tell = w.say
+	var paths []string
+	err = o.with(cmd, progress.Tee(w.sink(), o.times.Sink), func(b *build.Builder) (err error) {
+		if paths, err = b.Make(cmd.Context(), kinds...); err != nil {
 			return err
 		}
-		o.times.Write(out)
-		for _, p := range paths {
-			fmt.Fprintln(out, p)
-		}
-		return nil
+		return b.SavePool(cmd.Context())
 	})
+	w.close()
+	if err != nil {
+		return err
+	}
+	if w.bars == nil {
+		o.times.Write(out)
+	} else { // each step has its time already
+		fmt.Fprintf(out, "   %-26s %8s\n", "total", fmt.Sprintf("%.1f s", o.times.Total().Seconds()))
+	}
+	for _, p := range paths {
+		fmt.Fprintln(out, p)
+	}
+	return nil
 }
 
 // explain prints why a package is in the image.
@@ -171,12 +181,14 @@ func (o *buildFlags) prepare(cmd *cobra.Command, sink progress.Sink) (err error)
 	if o.Out, err = filepath.Abs(o.Out); err != nil {
 		return err
 	}
-	say := cmd.ErrOrStderr()
 	o.Sink, o.Log = sink, slog.New(slog.DiscardHandler)
+	if o.tell == nil {
+		o.tell = func(f func(io.Writer)) { f(cmd.ErrOrStderr()) }
+	}
 	o.Say = func(l finding.List) {
 		for _, x := range l {
 			if x.Level == finding.Warn || o.verbose && x.Level == finding.Note {
-				fmt.Fprintln(say, x)
+				o.tell(func(w io.Writer) { fmt.Fprintln(w, x) })
 			}
 		}
 	}

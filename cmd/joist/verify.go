@@ -57,6 +57,7 @@ key is needed for that: signatures are in the manifest.`,
 	f := cmd.Flags()
 	f.StringVar(&key, "key", "", "Ed25519 public key (PEM `FILE`) that the signature must be of")
 	f.BoolVar(&sums, "sums-only", false, "do not build it again")
+	f.StringVar(&o.Config, "config", "", "joist.toml in the folder of the files that the image was made with (default: beside go.mod)")
 	o.sources(cmd)
 	return cmd
 }

@@ -88,13 +88,50 @@ func TestTexts(t *testing.T) {
 	}
 	text("medium.cfg")(MediumMenu(Medium{BuildID: "0123456789abcdef", Version: "0.1.0", Extra: []string{"quiet"}}))
 	text("medium-stub.cfg")(MediumStub("0123456789abcdef"))
-	text("disk.cfg")(DiskMenu())
+	text("disk.cfg")(DiskMenu(nil))
 	text("disk-stub.cfg")(DiskStub(), nil)
 	text("A.cfg")(SlotConfig(slotBoot(A)))
 	other := slotBoot(B)
 	other.Console, other.Extra = []string{"console=ttyS1,9600n8"}, []string{"intel_iommu=on", "pci=nomsi"}
 	text("B.cfg")(SlotConfig(other))
 	text("cores.txt")([]byte(strings.Join(MediumCore("medium.img"), " ")+"\n"+strings.Join(DiskCore("disk.img"), " ")+"\n"), nil)
+}
+
+// GRUB speaks on the line that the kernel speaks on, the last of several.
+func TestSerial(t *testing.T) {
+	for consoles, want := range map[string]string{
+		"console=tty0":                                   "",
+		"console=tty0 console=ttyS0,115200":              "serial --unit=0 --speed=115200;",
+		"console=ttyS0,115200 console=ttyS1,57600n8":     "serial --unit=1 --speed=57600;",
+		"console=ttyS2":                                  "serial --unit=2 --speed=9600;",
+		"console=ttyS3,9600e7r console=tty0":             "serial --unit=3 --speed=9600 --word=7 --parity=even;",
+		"console=ttyS1,38400o console=ttyS4,115200":      "serial --unit=1 --speed=38400 --parity=odd;",
+		"console=ttyUSB0,115200 console=hvc0":            "",
+		"console=ttyS0,115200;reboot console=ttyS00,300": "",
+	} {
+		list := strings.Fields(consoles)
+		for what, make := range map[string]func() ([]byte, error){
+			"disk": func() ([]byte, error) { return DiskMenu(list) },
+			"medium": func() ([]byte, error) {
+				return MediumMenu(Medium{BuildID: "0123456789abcdef", Version: "0.1.0", Console: list})
+			},
+		} {
+			text, err := make()
+			if err != nil {
+				t.Errorf("%s, %s: %v", what, consoles, err)
+			}
+			if has := strings.Contains(string(text), "serial"); has != (want != "") || !strings.Contains(string(text), want) {
+				t.Errorf("%s: %s gives\n%.400s", what, consoles, text)
+			}
+		}
+	}
+	if _, err := MediumMenu(Medium{BuildID: "0123456789abcdef", Version: "0.1.0", Console: []string{"console=ttyS0,1500000"}}); err == nil {
+		t.Error("a menu was made for a speed that GRUB does not know")
+	}
+	// An installation does not fail for it.
+	if text, err := DiskMenu([]string{"console=ttyS0,1500000"}); err != nil || strings.Contains(string(text), "serial") {
+		t.Errorf("%v\n%.400s", err, text)
+	}
 }
 
 func TestTextsRefuse(t *testing.T) {

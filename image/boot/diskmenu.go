@@ -15,15 +15,15 @@ import (
 // and cannot be read ends in a new start, counted where there is a count.
 const diskText = `# Joist: menu of an installed disk. This text is fixed; what changes lies
 # beside it: A.cfg and B.cfg (written with a slot), grubenv (state of both).
-` + serialText + `set timeout_style=menu
+<<.Serial>>set timeout_style=menu
 set timeout=3
 load_env --file $prefix/grubenv order A_ok A_try B_ok B_try
-<<- range .>>
+<<- range .Slots>>
 if [ -s $prefix/<<.Slot>>.cfg ]; then
   source $prefix/<<.Slot>>.cfg
 fi
 <<- end>>
-<<range .>><<$s := .Slot>>
+<<range .Slots>><<$s := .Slot>>
 # Takes slot <<$s>> when none is taken yet and it is good or has tries left.
 function joist_consider_<<$s>> {
   if [ -z "$joist_slot" ]; then
@@ -87,7 +87,7 @@ if [ -z "$joist_slot" ]; then
 fi
 
 set default=$joist_slot
-<<range .>>
+<<range .Slots>>
 if [ -n "$<<.Slot>>_args" ]; then
   menuentry "$<<.Slot>>_title" --id <<.Slot>> {
     if joist_boot_<<.Slot>>; then
@@ -99,7 +99,7 @@ if [ -n "$<<.Slot>>_args" ]; then
   }
 fi
 <<- end>>
-<<- range .>>
+<<- range .Slots>>
 if [ -n "$<<.Slot>>_args" ]; then
   menuentry "Rescue: $<<.Slot>>_title" --id rescue-<<.Slot>> {
     joist_rescue_<<.Slot>>
@@ -116,13 +116,24 @@ type menuSlot struct {
 }
 
 // DiskMenu is /joist/grub.cfg of an installed disk. Its prefix is the folder
-// it lies in: the core image's under a BIOS, DiskStub's under UEFI.
-func DiskMenu() ([]byte, error) {
+// it lies in: the core image's under a BIOS, DiskStub's under UEFI. It speaks on
+// the serial line among the consoles of the kernel, nil being DefaultConsole.
+func DiskMenu(console []string) ([]byte, error) {
+	if console == nil {
+		console = DefaultConsole()
+	}
+	serial, err := serialText(console)
+	if err != nil {
+		serial = "" // what the installing kernel was told and GRUB cannot do is no reason to fail
+	}
 	var tries []menuTry
 	for n := MaxTries; n > 0; n-- {
 		tries = append(tries, menuTry{n, n - 1})
 	}
-	return render(diskText, []menuSlot{{A, B, tries}, {B, A, tries}})
+	return render(diskText, struct {
+		Serial string
+		Slots  []menuSlot
+	}{serial, []menuSlot{{A, B, tries}, {B, A, tries}}})
 }
 
 // SlotBoot is what the kernel of an installed slot is started with.

@@ -47,7 +47,7 @@ type ESP struct {
 // The removable-media path gets shim without its fallback program: that one
 // would write boot entries of its own.
 func (e ESP) Volume(p disk.Partition, sectorSize int, serial uint32) (disk.FAT, error) {
-	menu, err := DiskMenu()
+	menu, err := DiskMenu(e.Boot.Console)
 	if err != nil {
 		return disk.FAT{}, err
 	}

@@ -13,15 +13,74 @@ import (
 // signed images load no modules from files, so that the texts keep to what is
 // built in: if, functions, test, search, load_env, save_env, linux, initrd.
 
-// The serial line is GRUB's own only under a BIOS: UEFI firmware that has one
-// mirrors its console there already, and two writers garble each other.
-const serialText = `if [ "$grub_platform" = pc ]; then
-  if serial --unit=0 --speed=115200; then
+// serialText is GRUB's part of a serial console; without one there is none. The
+// line is GRUB's own only under a BIOS: UEFI firmware that has one mirrors its
+// console there already, and two writers garble each other.
+func serialText(console []string) (string, error) {
+	var args string
+	for _, c := range console {
+		s, ok, err := parseSerial(c)
+		if err != nil {
+			return "", err
+		}
+		if ok {
+			args = s.args()
+		}
+	}
+	if args == "" {
+		return "", nil
+	}
+	return `if [ "$grub_platform" = pc ]; then
+  if serial ` + args + `; then
     terminal_input console serial
     terminal_output console serial
   fi
 fi
-`
+`, nil
+}
+
+// line is a serial line as GRUB's command "serial" takes it.
+type line struct{ unit, speed, parity, word string }
+
+// The kernel's form of a serial console, "ttyS0,115200n8" (kernel document
+// admin-guide/serial-console.rst). GRUB has four lines (grub-core/term/
+// ns8250.c); others are the kernel's alone.
+var reSerial = regexp.MustCompile(`^console=ttyS([0-3])(?:,([0-9]+)([noe]?)([78]?)r?)?$`)
+
+// grubSpeeds are those that GRUB has a divisor for.
+var grubSpeeds = []string{"2400", "4800", "9600", "19200", "38400", "57600", "115200"}
+
+// parseSerial reads a kernel argument; ok is false for what is no serial line
+// of GRUB's.
+func parseSerial(arg string) (l line, ok bool, err error) {
+	m := reSerial.FindStringSubmatch(arg)
+	if m == nil {
+		return l, false, nil
+	}
+	l = line{unit: m[1], speed: m[2], parity: m[3], word: m[4]}
+	if l.speed == "" {
+		l.speed = "9600" // the kernel's default
+	}
+	if !slices.Contains(grubSpeeds, l.speed) {
+		return l, false, fmt.Errorf("GRUB knows no speed of %s: %s", l.speed, strings.Join(grubSpeeds, ", "))
+	}
+	return l, true, nil
+}
+
+func (l line) args() string {
+	s := "--unit=" + l.unit + " --speed=" + l.speed
+	if l.word == "7" {
+		s += " --word=7"
+	}
+	return s + map[string]string{"o": " --parity=odd", "e": " --parity=even"}[l.parity]
+}
+
+// CheckSerial says why a kernel argument "console=…" gives GRUB no serial line
+// where it should.
+func CheckSerial(arg string) error {
+	_, _, err := parseSerial(arg)
+	return err
+}
 
 // DefaultConsole is where a kernel speaks unless told otherwise; the last one
 // becomes /dev/console.
@@ -74,7 +133,7 @@ set joist_system=/joist/<<.BuildID>>/system.sqfs
 if [ ! -f $joist_system ]; then
   search --no-floppy --set=root --file $joist_system
 fi
-` + serialText + `set default=install
+<<.Serial>>set default=install
 set timeout_style=menu
 set timeout=10
 if [ -s /joist/answer.toml ]; then
@@ -101,12 +160,16 @@ func MediumMenu(m Medium) ([]byte, error) {
 	if err := m.check(); err != nil {
 		return nil, fmt.Errorf("write medium menu: %w", err)
 	}
+	serial, err := serialText(m.Console)
+	if err != nil {
+		return nil, fmt.Errorf("write medium menu: %w", err)
+	}
 	// A panic before PID 1 must not leave a rack server hanging.
 	args := slices.Concat([]string{"panic=30"}, m.Extra, m.Console)
 	return render(mediumText, struct {
 		Medium
-		Tail string
-	}{m, " " + strings.Join(args, " ")})
+		Serial, Tail string
+	}{m, serial, " " + strings.Join(args, " ")})
 }
 
 const mediumStubText = `# Joist, build <<.BuildID>>: from the EFI image to the medium it came on.

@@ -114,7 +114,7 @@ func TestStateStored(t *testing.T) {
 // shares with the shell is interpreted as shell, GRUB's own commands are
 // played by grub. Over every state the outcome must be that of the functions.
 func TestMenuAgreesWithModel(t *testing.T) {
-	text, err := DiskMenu()
+	text, err := DiskMenu(nil)
 	if err != nil {
 		t.Fatal(err)
 	}

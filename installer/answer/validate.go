@@ -155,7 +155,7 @@ func (c *checker) global() {
 	}
 	c.password()
 	for i, k := range g.RootSSHKeys {
-		if why := sshKey(k); why != "" {
+		if why := SSHKey(k); why != "" {
 			c.stop("global.root-ssh-keys", "answer-wrong-value", "copy one whole line of a .pub file", "SSH key %d of root-ssh-keys %s", i+1, why)
 		}
 	}
@@ -227,9 +227,9 @@ func (c *checker) password() {
 	}
 }
 
-// sshKey says what is wrong with one line of authorized_keys, "" when nothing
+// SSHKey says what is wrong with one line of authorized_keys, "" when nothing
 // is. Options before the key are not accepted: nobody would see them.
-func sshKey(s string) string {
+func SSHKey(s string) string {
 	f := strings.Fields(s)
 	if strings.ContainsAny(s, "\r\n\x00") {
 		return "holds a line break"

@@ -33,8 +33,10 @@ type Options struct {
 	Config    string            // joist.toml, "" for the one in Source
 	Out       string            // where artefacts go
 	Mirror    string            // base URL instead of apt's sources
+	Proxy     string            // URL of a proxy instead of apt's and the environment's
 	Answer    string            // answer file to put inside
 	Pool      string            // archive of SavePool to take all from, "" for the network
+	SavePool  string            // archive to put all into that was fetched, "" for none
 	Key       string            // file of the Ed25519 key that signs SHA256SUMS, "" for none
 	ModuleKey string            // file of the RSA key, with its certificate, that signs modules, "" for none
 	Again     *Inputs           // make the same again: this configuration and time, and nothing that an earlier build made
@@ -49,6 +51,7 @@ type Options struct {
 type Builder struct {
 	o        Options
 	cfg      Config
+	extra    Contents
 	gotool   goTool
 	client   *deb.Client
 	lock     lock.Lock
@@ -76,10 +79,11 @@ type Builder struct {
 
 // Sets of the lock.
 const (
-	setImage = "image"
-	setTools = "tools"
-	setGuest = "template"
-	setZFS   = "zfs" // compiles the module; empty without ZFS
+	setImage    = "image"
+	setTools    = "tools"
+	setGuest    = "template"
+	setZFS      = "zfs"      // compiles the module; empty without ZFS
+	setFirmware = "firmware" // all of it, so that the lock does not depend on how much an image takes
 )
 
 // New checks the configuration and prepares a build. Nothing is fetched yet.
@@ -90,18 +94,22 @@ func New(ctx context.Context, o Options) (*Builder, error) {
 	if !explicit {
 		b.o.Config = filepath.Join(o.Source, "joist.toml")
 	}
-	cfg, fl := LoadConfig(b.o.Config)
+	cfg, contents, fl := LoadConfig(b.o.Config)
 	if _, err := os.Stat(b.o.Config); explicit && errors.Is(err, os.ErrNotExist) {
 		fl.Stopf("config-unreadable", b.o.Config, "correct the path behind --config", "the file does not exist")
 	}
 	if o.Again != nil {
+		where := cfg.Where
 		cfg, fl = o.Again.Config, nil
-		cfg.check(&fl, source{name: "configuration of the artefact"})
+		contents = cfg.check(&fl, source{name: filepath.Join(filepath.Dir(b.o.Config), "configuration of the artefact")})
+		cfg.Where = where
 	}
+	b.o.Say(warnings(fl))
 	if err := fl.Err(); err != nil {
 		return nil, err
 	}
-	b.cfg = cfg
+	b.cfg, b.extra = cfg, contents
+	b.where()
 	var err error
 	if b.gotool, err = findGo(ctx, o.Source); err != nil {
 		return nil, err
@@ -109,9 +117,12 @@ func New(ctx context.Context, o Options) (*Builder, error) {
 	if b.cache, err = cacheDir(); err != nil {
 		return nil, err
 	}
-	dc := deb.Config{Mirror: o.Mirror, Cache: filepath.Join(b.cache, "pool"), Log: o.Log}
-	if o.Pool != "" {
-		if b.pool, err = deb.OpenPool(o.Pool); err != nil {
+	dc := deb.Config{Mirror: b.o.Mirror, Proxy: b.o.Proxy, Cache: filepath.Join(b.cache, "pool"), Log: o.Log}
+	if b.o.Proxy != "" { // for Go's modules
+		b.gotool.env = append(b.gotool.env, "HTTP_PROXY="+b.o.Proxy, "HTTPS_PROXY="+b.o.Proxy)
+	}
+	if b.o.Pool != "" {
+		if b.pool, err = deb.OpenPool(b.o.Pool); err != nil {
 			return nil, err
 		}
 		dc.Pool = b.pool
@@ -122,6 +133,7 @@ func New(ctx context.Context, o Options) (*Builder, error) {
 	if b.built, err = b.buildTime(ctx); err != nil {
 		return nil, err
 	}
+	b.o.Say(b.extra.expired(b.built))
 	if o.Key != "" {
 		if b.key, err = loadSignKey(o.Key); err != nil {
 			return nil, err
@@ -158,6 +170,28 @@ func (b *Builder) moduleSigner() (*moduleSigner, error) {
 		return nil, nil
 	}
 	return loadModuleKey(b.o.ModuleKey)
+}
+
+// warnings are the findings that do not stop: those that do are the error.
+func warnings(fl finding.List) finding.List {
+	return slices.DeleteFunc(slices.Clone(fl), func(f finding.Finding) bool { return f.Level == finding.Stop })
+}
+
+// where takes from joist.toml what no flag said. Paths there begin at its folder.
+func (b *Builder) where() {
+	w, dir := b.cfg.Where, filepath.Dir(b.o.Config)
+	for _, x := range []struct {
+		flag *string
+		key  string
+		path bool
+	}{{&b.o.Mirror, w.Mirror, false}, {&b.o.Proxy, w.Proxy, false}, {&b.o.Pool, w.Pool, true}, {&b.o.SavePool, w.SavePool, true}, {&b.o.Answer, w.Answer, true}} {
+		if *x.flag != "" || x.key == "" || x.flag == &b.o.Answer && b.o.Again != nil { // what is made again has its own answer
+			continue
+		}
+		if *x.flag = x.key; x.path && !filepath.IsAbs(x.key) {
+			*x.flag = filepath.Join(dir, x.key)
+		}
+	}
 }
 
 // Close removes what the build does not leave behind.
@@ -279,6 +313,9 @@ func (b *Builder) resolve(ctx context.Context) error {
 		if err := add(setGuest, guest, nil); err != nil {
 			return err
 		}
+		if err := add(setFirmware, policy.Firmware(policy.FirmwareAll), nil); err != nil {
+			return err
+		}
 		if b.cfg.Image.ZFS {
 			release, err := lockedKernel(sets[setImage].Packages)
 			if err != nil {
@@ -310,7 +347,7 @@ func (b *Builder) fetch(ctx context.Context, sets ...string) error {
 	get := func() (err error) {
 		var ps []lock.Package
 		for _, p := range b.lock.Packages {
-			if slices.ContainsFunc(p.Sets, func(s string) bool { return slices.Contains(sets, s) }) {
+			if slices.ContainsFunc(sets, func(s string) bool { return b.belongs(p, s) }) {
 				ps = append(ps, p)
 			}
 		}
@@ -348,9 +385,21 @@ const keepFor = 7 * 24 * time.Hour
 // keptDir holds packages in a form that unpacks quickly, by their hash.
 func (b *Builder) keptDir() string { return filepath.Join(b.cache, "unpacked") }
 
+// belongs reports whether a locked package is one of a set. The image has the
+// firmware that the configuration chooses.
+func (b *Builder) belongs(p lock.Package, set string) bool {
+	return slices.Contains(p.Sets, set) ||
+		set == setImage && slices.Contains(p.Sets, setFirmware) && slices.Contains(policy.Firmware(b.cfg.Image.Firmware), p.Name)
+}
+
+// packagesOf are the locked packages of a set.
+func (b *Builder) packagesOf(set string) []lock.Package {
+	return slices.DeleteFunc(slices.Clone(b.lock.Packages), func(p lock.Package) bool { return !b.belongs(p, set) })
+}
+
 // open opens the packages of one set.
 func (b *Builder) open(set string) ([]unpack.Package, error) {
-	list := b.lock.Set(set)
+	list := b.packagesOf(set)
 	out := make([]unpack.Package, len(list))
 	var g errgroup.Group
 	g.SetLimit(runtime.GOMAXPROCS(0))

@@ -18,6 +18,7 @@ import (
 	"joist/internal/finding"
 	"joist/internal/progress"
 	"joist/internal/run"
+	"joist/rootfs/policy"
 	"joist/rootfs/sandbox"
 	"joist/rootfs/tree"
 )
@@ -125,16 +126,23 @@ func TestBuildID(t *testing.T) {
 		t.Errorf("build id %q", id)
 	}
 	for what, change := range map[string]func(*Builder){
-		"a program": func(b *Builder) { b.bins = map[string][]byte{"joistd": []byte("c"), "joist": []byte("b")} },
-		"the lock":  func(b *Builder) { b.lockText = []byte("x") },
-		"the time":  func(b *Builder) { b.built = time.Unix(2, 0) },
-		"the level": func(b *Builder) { b.cfg.Image.Compression = 1 },
+		"a program":     func(b *Builder) { b.bins = map[string][]byte{"joistd": []byte("c"), "joist": []byte("b")} },
+		"the lock":      func(b *Builder) { b.lockText = []byte("x") },
+		"the time":      func(b *Builder) { b.built = time.Unix(2, 0) },
+		"the level":     func(b *Builder) { b.cfg.Image.Compression = 1 },
+		"a file":        func(b *Builder) { b.extra.files = []contentFile{{target: "/etc/x", data: []byte("x")}} },
+		"a certificate": func(b *Builder) { b.extra.certificates = []certificate{{name: "x.crt", pem: []byte("x")}} },
+		"the firmware":  func(b *Builder) { b.cfg.Image.Firmware = policy.FirmwareNone },
 	} {
 		other := *b
 		change(&other)
 		if other.buildID() == id {
 			t.Errorf("%s is not in the build id", what)
 		}
+	}
+	other := *b
+	if other.cfg.Where = (Where{"https://mirror.example", "http://proxy.example:1", "a", "b", "c"}); other.buildID() != id {
+		t.Error("where the build takes things from is in the build id")
 	}
 }
 

@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"joist/rootfs/policy"
 )
 
 var update = flag.Bool("update", false, "write testdata")
@@ -20,7 +22,7 @@ func TestConfigFindings(t *testing.T) {
 	}
 	for _, f := range files {
 		t.Run(filepath.Base(f), func(t *testing.T) {
-			_, fl := LoadConfig(f)
+			_, _, fl := LoadConfig(f)
 			var b strings.Builder
 			fl.Write(&b)
 			got := b.String()
@@ -42,16 +44,16 @@ func TestConfigFindings(t *testing.T) {
 }
 
 func TestConfigDefaults(t *testing.T) {
-	c, fl := LoadConfig(filepath.Join(t.TempDir(), "absent.toml"))
+	c, _, fl := LoadConfig(filepath.Join(t.TempDir(), "absent.toml"))
 	if diff := cmp.Diff(Defaults(), c); diff != "" || len(fl) != 0 {
 		t.Errorf("no file: %v\n%s", fl, diff)
 	}
 	// The file in the tree says nothing else than the defaults.
-	c, fl = LoadConfig("../../joist.toml")
+	c, _, fl = LoadConfig("../../joist.toml")
 	if diff := cmp.Diff(Defaults(), c); diff != "" || len(fl) != 0 {
 		t.Errorf("joist.toml: %v\n%s", fl, diff)
 	}
-	if _, fl := LoadConfig(t.TempDir()); !fl.Stops() {
+	if _, _, fl := LoadConfig(t.TempDir()); !fl.Stops() {
 		t.Error("a folder was read as a configuration")
 	}
 }
@@ -69,15 +71,15 @@ func TestWants(t *testing.T) {
 		t.Error("other packages do not make another lock")
 	}
 	c = Defaults()
-	c.Image.Compression = 3
+	c.Image.Compression, c.Image.Firmware = 3, policy.FirmwareNone
 	if c.resolveDigest() != before {
-		t.Error("the compression makes another lock")
+		t.Error("compression or firmware makes another lock")
 	}
 }
 
 // FuzzConfig: whatever the file, there are findings and no panic.
 func FuzzConfig(f *testing.F) {
-	for _, s := range []string{"version = \"1.2.3\"\n[image]\nkernel-args = \"quiet\"\n", "a.b.\"c d\" = 1\n[[x]]\ny=1", "[image", "\x00", "image = {compression = 99}"} {
+	for _, s := range []string{"version = \"1.2.3\"\n[image]\nkernel-args = \"quiet\"\n", "a.b.\"c d\" = 1\n[[x]]\ny=1", "[image", "\x00", "image = {compression = 99}", "[[files]]\nsource = \"x\"\n[[files]]\ntarget = 1", "files = [{source = \"a\", target = \"/b\"}, # c\n 3]\nssh-keys = [[\"x\"], \"y\"]"} {
 		f.Add(s)
 	}
 	name := filepath.Join(f.TempDir(), "joist.toml")

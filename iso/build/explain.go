@@ -13,6 +13,7 @@ import (
 	"joist/internal/finding"
 	"joist/rootfs/deb"
 	"joist/rootfs/lock"
+	"joist/rootfs/policy"
 	"joist/rootfs/tree"
 	"joist/rootfs/unpack"
 )
@@ -54,7 +55,7 @@ func (b *Builder) explain(ctx context.Context, name string) (e Explanation, err 
 	}
 	e.Package, _ = b.lock.Package(name)
 	e.Why = e.Package.Why
-	wants, _ := b.cfg.wants()
+	wants, _ := b.wants()
 	e.Wanted = slices.Contains(wants, name)
 	if err := b.prepare(ctx, setImage); err != nil {
 		return e, err
@@ -85,7 +86,7 @@ func (b *Builder) explain(ctx context.Context, name string) (e Explanation, err 
 // inImage tells what is known of a package that is not.
 func (b *Builder) inImage(name string) error {
 	p, ok := b.lock.Package(name)
-	if ok && slices.Contains(p.Sets, setImage) {
+	if ok && b.belongs(p, setImage) {
 		return nil
 	}
 	var fl finding.List
@@ -99,6 +100,13 @@ func (b *Builder) inImage(name string) error {
 		fl.Stopf("package-not-in", name, "check the name, or add it to packages.add in joist.toml", "no package of that name is in joist.lock")
 	}
 	return fl.Err()
+}
+
+// wants are the packages that the image has not because of others, and what
+// stays out.
+func (b *Builder) wants() (wants []string, excluded map[string]string) {
+	wants, excluded = b.cfg.wants()
+	return append(wants, policy.Firmware(b.cfg.Image.Firmware)...), excluded
 }
 
 // records are the packages as an index of their own: the one from which the
@@ -119,7 +127,7 @@ func (b *Builder) without(pkgs []unpack.Package, name string) ([]string, error) 
 	if err != nil {
 		return nil, err
 	}
-	wants, excluded := b.cfg.wants()
+	wants, excluded := b.wants()
 	left := map[string]bool{}
 	excluded[name] = "it is being explained"
 	rest, _ := deb.Closure(ix, slices.DeleteFunc(wants, func(w string) bool { return w == name }), excluded)
@@ -127,7 +135,7 @@ func (b *Builder) without(pkgs []unpack.Package, name string) ([]string, error) 
 		left[p.Name] = true
 	}
 	var goes []string
-	for _, p := range b.lock.Set(setImage) {
+	for _, p := range b.packagesOf(setImage) {
 		if p.Name != name && !left[p.Name] {
 			goes = append(goes, p.Name)
 		}
@@ -171,7 +179,7 @@ func needers(pkgs []unpack.Package, name string) ([]string, error) {
 
 // weights is what each package has in the image.
 func (b *Builder) weights(ctx context.Context) (map[string]Weight, error) {
-	root, err := b.packages(ctx)
+	root, err := b.packages(ctx, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -182,6 +190,9 @@ func (b *Builder) weights(ctx context.Context) (map[string]Weight, error) {
 	base := "/usr/lib/modules/" + release
 	kernel := root.Resolve(base).Origin
 	if err := b.indexModules(ctx, root); err != nil {
+		return nil, err
+	}
+	if err := b.chooseFirmware(root); err != nil {
 		return nil, err
 	}
 	if err := b.finish(root, nil); err != nil {
@@ -210,7 +221,7 @@ func (e Explanation) Write(w io.Writer) error {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s %s (%s, %s)\n", p.Name, p.Version, p.Suite, p.Component)
 	if e.Wanted {
-		fmt.Fprintln(&b, "  wanted by name (docs/packages.md, or packages.add in joist.toml)")
+		fmt.Fprintln(&b, "  wanted by name (docs/packages.md, or packages.add and image.firmware in joist.toml)")
 	} else if len(e.Why) > 0 {
 		fmt.Fprintf(&b, "  brought by %s\n", strings.Join(e.Why, " → "))
 	}

@@ -42,7 +42,7 @@ func newSite(t *testing.T) *site {
 	put(t, filepath.Join(s.source, "joist.toml"), "[image]\nzfs = false # its packages have the kernel's version in their names\n")
 	var stanzas []string
 	done := map[string]bool{}
-	for _, list := range [][]string{policy.Wanted(), policy.Tools(), policy.Template(), {largest}} {
+	for _, list := range [][]string{policy.Wanted(), policy.Tools(), policy.Template(), policy.Firmware(policy.FirmwareAll), {largest}} {
 		for _, name := range list {
 			if done[name] {
 				continue

@@ -12,12 +12,14 @@ import (
 	"path"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 
 	"github.com/therootcompany/xz"
 	"golang.org/x/sync/errgroup"
 
 	"joist/internal/finding"
+	"joist/rootfs/firmware"
 	"joist/rootfs/initramfs"
 	"joist/rootfs/policy"
 	"joist/rootfs/tree"
@@ -194,6 +196,36 @@ func keptModules(root *tree.Node, base string) (*tree.Node, error) {
 	return mods, err
 }
 
+// chooseFirmware takes from the tree what the packages of the set bring beyond
+// what a module of the image names. Packages that joist.toml adds stay whole.
+func (b *Builder) chooseFirmware(root *tree.Node) error {
+	set := b.cfg.Image.Firmware
+	from := map[string]bool{}
+	for _, p := range policy.Firmware(set) {
+		if !slices.Contains(b.cfg.Packages.Add, p) {
+			from[p] = true
+		}
+	}
+	if len(from) == 0 {
+		return nil
+	}
+	return b.o.Sink.Do("choose firmware", func(func(n, of int64)) error {
+		release, err := kernelRelease(root)
+		if err != nil {
+			return err
+		}
+		patterns, err := firmware.Declared(root, "/usr/lib/modules/"+release, func(file string) bool { return policy.FirmwareOf(set, file) })
+		if err != nil {
+			return err
+		}
+		bytes, err := firmware.Prune(root, from, patterns)
+		var fl finding.List
+		fl.Notef("firmware-size", "system", "firmware of the set %q: %s before compression", set, mega(bytes))
+		b.say(fl)
+		return err
+	})
+}
+
 // sayFirmware tells which firmware the initrd lacks. It is no mistake: drivers
 // name files for every device they ever knew, and many work without.
 func (b *Builder) sayFirmware(p initramfs.Parts) {
@@ -202,6 +234,6 @@ func (b *Builder) sayFirmware(p initramfs.Parts) {
 	}
 	var fl finding.List
 	fl.Notef("firmware-missing", "initrd", "no package of the image brings firmware that these modules name; "+
-		"for a system disk behind such a device, add its package to packages.add in joist.toml: %s", strings.Join(p.NoFirmware, ", "))
+		"for a system disk behind such a device, choose image.firmware = \"all\" or add a package to packages.add in joist.toml: %s", strings.Join(p.NoFirmware, ", "))
 	b.say(fl)
 }

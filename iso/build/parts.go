@@ -78,14 +78,17 @@ func (b *Builder) inputs(ctx context.Context) (root *tree.Node, err error) {
 		if err := b.prepare(both, append(b.zfsSets(), setImage)...); err != nil {
 			return err
 		}
-		err := b.o.Sink.Do("unpack system", func(func(n, of int64)) (err error) {
-			root, err = b.packages(both)
+		err := b.o.Sink.Do("unpack system", func(advance func(n, of int64)) (err error) {
+			root, err = b.packages(both, advance)
 			return err
 		})
 		if err != nil {
 			return err
 		}
-		return b.indexModules(both, root)
+		if err := b.indexModules(both, root); err != nil {
+			return err
+		}
+		return b.chooseFirmware(root)
 	})
 	if err := g.Wait(); err != nil {
 		return nil, err
@@ -99,7 +102,7 @@ func (b *Builder) inputs(ctx context.Context) (root *tree.Node, err error) {
 // buildID names the inputs of this build.
 func (b *Builder) buildID() string {
 	h := sha256.New()
-	fmt.Fprintf(h, "%+v\n%s\n%d\n", b.cfg, b.lockText, b.built.Unix())
+	fmt.Fprintf(h, "%+v\n%q\n%s\n%d\n", b.cfg.inputs(), b.extra.sums(), b.lockText, b.built.Unix())
 	for _, name := range slices.Sorted(maps.Keys(b.bins)) {
 		fmt.Fprintf(h, "%s %x\n", name, sha256.Sum256(b.bins[name]))
 	}

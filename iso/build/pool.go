@@ -30,9 +30,13 @@ const (
 	poolGo   = "go"
 )
 
-// SavePool writes the pool of this build's inputs. The same inputs give the
-// same bytes.
-func (b *Builder) SavePool(ctx context.Context, name string) error {
+// SavePool writes the pool of this build's inputs where one is wanted. The same
+// inputs give the same bytes.
+func (b *Builder) SavePool(ctx context.Context) error {
+	name := b.o.SavePool
+	if name == "" {
+		return nil
+	}
 	return explainFull(b.o.Sink.Do("save pool", func(func(n, of int64)) error { return b.savePool(ctx, name) }), filepath.Dir(name), b.cache)
 }
 
@@ -42,7 +46,7 @@ func (b *Builder) savePool(ctx context.Context, name string) (err error) {
 			return err
 		}
 	}
-	if err := b.fetch(ctx, setImage, setTools, setGuest, setZFS); err != nil {
+	if err := b.fetch(ctx, setImage, setTools, setGuest, setZFS, setFirmware); err != nil {
 		return err
 	}
 	files, err := b.poolModules(ctx)

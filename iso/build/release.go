@@ -36,12 +36,13 @@ type Manifest struct {
 // Inputs are what one build was made from. The same inputs give the same bytes.
 type Inputs struct {
 	Epoch    int64             `json:"source_date_epoch"`
-	Config   Config            `json:"config"`      // joist.toml with its defaults
-	Lock     string            `json:"lock_sha256"` // of joist.lock
-	Go       string            `json:"go"`          // the tool chain
-	Sources  map[string]string `json:"sources"`     // program → hash of its sources down to the standard library
-	Programs map[string]string `json:"programs"`    // program → hash of its bytes
-	Packages []Input           `json:"packages"`    // of the image and of the tools that made it
+	Config   Config            `json:"config"`             // joist.toml with its defaults
+	Lock     string            `json:"lock_sha256"`        // of joist.lock
+	Go       string            `json:"go"`                 // the tool chain
+	Sources  map[string]string `json:"sources"`            // program → hash of its sources down to the standard library
+	Programs map[string]string `json:"programs"`           // program → hash of its bytes
+	Packages []Input           `json:"packages"`           // of the image and of the tools that made it
+	Contents map[string]string `json:"contents,omitempty"` // what joist.toml puts into the system → hash
 
 	ModuleCert       []byte            `json:"module_cert,omitempty"`       // DER, of the key that signed modules
 	ModuleSignatures map[string][]byte `json:"module_signatures,omitempty"` // module → what was put behind it
@@ -78,9 +79,9 @@ func (b *Builder) manifest(s System, signatures map[string]string) ([]byte, erro
 // sets and the tools.
 func (b *Builder) inputsOf(sets ...string) Inputs {
 	lock := sha256.Sum256(b.lockText)
-	in := Inputs{Epoch: b.built.Unix(), Config: b.cfg, Lock: hex.EncodeToString(lock[:]), Go: b.gotool.version, Programs: map[string]string{}}
+	in := Inputs{Epoch: b.built.Unix(), Config: b.cfg.inputs(), Contents: b.extra.sums(), Lock: hex.EncodeToString(lock[:]), Go: b.gotool.version, Programs: map[string]string{}}
 	for _, p := range b.lock.Packages {
-		if slices.ContainsFunc(p.Sets, func(s string) bool { return s == setTools || slices.Contains(sets, s) }) {
+		if b.belongs(p, setTools) || slices.ContainsFunc(sets, func(s string) bool { return b.belongs(p, s) }) {
 			in.Packages = append(in.Packages, Input{p.Name, p.Version, p.SHA256, p.Sets})
 		}
 	}
@@ -141,7 +142,7 @@ const billFile = "/usr/lib/joist/sbom.spdx.json"
 // that they are in.
 func (b *Builder) debianBill(set string, read func(path string) ([]byte, error)) []sbom.Package {
 	var out []sbom.Package
-	for _, p := range b.lock.Set(set) {
+	for _, p := range b.packagesOf(set) {
 		text, err := read("/usr/share/doc/" + p.Name + "/copyright")
 		if err != nil {
 			text = nil // the package has none, or one of a package that stays out

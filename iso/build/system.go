@@ -91,7 +91,7 @@ func (b *Builder) system(ctx context.Context, root *tree.Node) (System, error) {
 
 // packages merges the packages of the image, puts the rules of package policy
 // in the place of their scripts and checks that its tables name all there is.
-func (b *Builder) packages(ctx context.Context) (*tree.Node, error) {
+func (b *Builder) packages(ctx context.Context, advance func(n, of int64)) (*tree.Node, error) {
 	pkgs, err := b.open(setImage)
 	if err != nil {
 		return nil, err
@@ -100,7 +100,7 @@ func (b *Builder) packages(ctx context.Context) (*tree.Node, error) {
 	for _, a := range b.cfg.AcceptScripts {
 		accept[a] = true
 	}
-	root, fl, err := unpack.Tree(ctx, pkgs, unpack.Options{Drop: true, Accept: accept})
+	root, fl, err := unpack.Tree(ctx, pkgs, unpack.Options{Drop: true, Accept: accept, Advance: advance})
 	if err != nil {
 		return nil, err
 	}
@@ -128,7 +128,7 @@ func (b *Builder) complete(root *tree.Node, build []byte) error {
 	if err := overlay.Apply(root); err != nil {
 		return err
 	}
-	if err := certificates(root); err != nil {
+	if err := certificates(root, b.extra.certificates); err != nil {
 		return err
 	}
 	for _, p := range programs {
@@ -144,16 +144,21 @@ func (b *Builder) complete(root *tree.Node, build []byte) error {
 			return err
 		}
 	}
+	fl, err := b.customise(root)
+	if err != nil {
+		return err
+	}
 	if err := b.finish(root, build); err != nil {
 		return err
 	}
-	fl := append(unpack.CheckLibraries(root), unpack.DanglingLinks(root)...)
+	fl = append(fl, unpack.CheckLibraries(root)...)
+	fl = append(fl, unpack.DanglingLinks(root)...)
 	b.say(fl)
 	return fl.Err()
 }
 
 // certificates joins the certificate authorities into the bundle programs read.
-func certificates(root *tree.Node) error {
+func certificates(root *tree.Node, own []certificate) error {
 	var bundle []byte
 	dir := "/usr/share/ca-certificates/mozilla"
 	d := root.Resolve(dir)
@@ -166,6 +171,9 @@ func certificates(root *tree.Node) error {
 			return err
 		}
 		bundle = append(append(bundle, bytes.TrimRight(pem, "\n")...), '\n')
+	}
+	for _, c := range own {
+		bundle = append(bundle, c.pem...)
 	}
 	return root.AddFile("/etc/ssl/certs/ca-certificates.crt", 0o644, tree.Bytes(bundle))
 }

@@ -38,24 +38,37 @@ func (t *Times) Sink(e progress.Event) {
 	}
 }
 
+// Total is from the beginning of the first step to the end of the last.
+func (t *Times) Total() time.Duration {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if len(t.steps) == 0 {
+		return 0
+	}
+	last := t.steps[0].begin
+	for _, s := range t.steps {
+		if s.end.After(last) {
+			last = s.end
+		}
+	}
+	return last.Sub(t.steps[0].begin)
+}
+
 // Write prints the table: the steps in the order of their beginning, some of
 // them at the same time, and how long the whole took.
 func (t *Times) Write(w io.Writer) {
+	total := t.Total()
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if len(t.steps) == 0 {
 		return
 	}
-	last := t.steps[0].begin
 	fmt.Fprintf(w, "%8s %8s  %s\n", "begin", "seconds", "step")
 	for _, s := range t.steps {
 		if s.end.IsZero() {
 			continue
 		}
 		fmt.Fprintf(w, "%8.1f %8.1f  %s\n", s.begin.Sub(t.steps[0].begin).Seconds(), s.end.Sub(s.begin).Seconds(), s.name)
-		if s.end.After(last) {
-			last = s.end
-		}
 	}
-	fmt.Fprintf(w, "%8s %8.1f  %s\n", "", last.Sub(t.steps[0].begin).Seconds(), "total")
+	fmt.Fprintf(w, "%8s %8.1f  %s\n", "", total.Seconds(), "total")
 }

@@ -310,5 +310,11 @@ func (b *Builder) sameInputs(ctx context.Context, programs bool) error {
 			}
 		}
 	}
+	sums := b.extra.sums()
+	for _, name := range slices.Sorted(maps.Keys(sums)) {
+		if want.Contents[name] != sums[name] {
+			fl.Stopf("contents-differ", name, hint, "the artefact was built with another file")
+		}
+	}
 	return fl.Err()
 }

@@ -397,4 +397,10 @@ func TestSameInputs(t *testing.T) {
 	if err := b.sameInputs(t.Context(), true); err == nil || !strings.Contains(err.Error(), "cmd/joist:") || strings.Contains(err.Error(), "cmd/joistd:") {
 		t.Errorf("other sources of joist: %v", err)
 	}
+	// A file that joist.toml names is an input like any.
+	b.extra.files = []contentFile{{target: "/etc/same", data: []byte("x")}, {target: "/etc/other", data: []byte("x")}}
+	in.Contents = map[string]string{"/etc/same": b.extra.sums()["/etc/same"], "/etc/other": "0"}
+	if err := b.sameInputs(t.Context(), false); err == nil || !strings.Contains(err.Error(), "/etc/other: error: the artefact was built with another file") || strings.Contains(err.Error(), "/etc/same") {
+		t.Errorf("another file: %v", err)
+	}
 }

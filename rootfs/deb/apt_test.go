@@ -207,6 +207,40 @@ func TestProxyAndLoginAreUsed(t *testing.T) {
 	}
 }
 
+// A proxy that is given wins over apt's, and its password stays out of errors.
+func TestGivenProxy(t *testing.T) {
+	m := newMirror(t)
+	proxy := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("Proxy-Authorization") != "Basic bWU6c2VjcmV0" || r.URL.Host != "archive.invalid" {
+			w.WriteHeader(http.StatusProxyAuthRequired)
+			return
+		}
+		m.Serve(w, r)
+	}))
+	defer proxy.Close()
+	for login, ok := range map[string]bool{"me:secret@": true, "me:hidden@": false} {
+		root := t.TempDir()
+		write(t, filepath.Join(root, "etc/apt/sources.list"), "deb http://archive.invalid/debian bookworm main\n")
+		write(t, filepath.Join(root, "etc/apt/apt.conf.d/10proxy"), "Acquire::http::Proxy \"http://127.0.0.1:1\";")
+		c := m.client("", func(cfg *Config) {
+			cfg.Root, cfg.Proxy = root, strings.Replace(proxy.URL, "://", "://"+login, 1)
+		})
+		if _, _, err := c.Index(context.Background(), suites()); ok != (err == nil) || err != nil && strings.Contains(err.Error(), "hidden") {
+			t.Errorf("%s: %v", login, err)
+		}
+	}
+	for _, bad := range []string{"proxy:3128", "ftp://proxy", "http://", "http://me:secret@", "http://p/?x", "://secret"} {
+		if _, err := New(Config{Proxy: bad}); err == nil || strings.Contains(err.Error(), "secret") {
+			t.Errorf("%q: %v", bad, err)
+		}
+	}
+	for _, good := range []string{"", "http://proxy:3128", "https://me:secret@proxy", "socks5://127.0.0.1:1080"} {
+		if err := CheckProxy(good); err != nil {
+			t.Errorf("%q: %v", good, err)
+		}
+	}
+}
+
 func TestMirrorURL(t *testing.T) {
 	for in, want := range map[string]string{
 		"": "", "/srv/debian mirror": "file:///srv/debian%20mirror", "http://x.example/": "http://x.example", "https://x.example/a/": "https://x.example/a",

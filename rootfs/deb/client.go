@@ -7,10 +7,12 @@ package deb
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
+	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
@@ -36,6 +38,7 @@ type Pool interface {
 // meaning.
 type Config struct {
 	Mirror     string            // --mirror: a base URL or an absolute folder; "" means apt's sources
+	Proxy      string            // URL of a proxy for all, instead of apt's and the environment's
 	Root       string            // where etc/apt is found, "" means "/"
 	Cache      string            // content-addressed files, "" means DefaultCache
 	Components []string          // nil means main, contrib, non-free-firmware
@@ -88,7 +91,10 @@ func New(cfg Config) (*Client, error) {
 	}
 	var err error
 	if cfg.Mirror, err = mirrorURL(cfg.Mirror); err != nil {
-		return nil, err
+		return nil, fmt.Errorf("check --mirror: %w", err)
+	}
+	if err := CheckProxy(cfg.Proxy); err != nil {
+		return nil, fmt.Errorf("check --proxy: %w", err)
 	}
 	if cfg.Cache == "" {
 		if cfg.Cache, err = DefaultCache(); err != nil {
@@ -107,7 +113,13 @@ func New(cfg Config) (*Client, error) {
 		bases: map[Archive]string{}, releases: map[string]*Release{}, indexes: map[string]*Index{}}
 	c.notes = slices.Clone(c.apt.findings)
 	if cfg.Transport == nil {
-		c.cfg.Transport = transport(c.apt.options)
+		var proxy *url.URL
+		if cfg.Proxy != "" {
+			if proxy, err = url.Parse(cfg.Proxy); err != nil {
+				return nil, errors.New("check --proxy: it is no URL") // the error would show its password
+			}
+		}
+		c.cfg.Transport = transport(c.apt.options, proxy)
 	}
 	c.http = &http.Client{Transport: c.cfg.Transport}
 	return c, nil

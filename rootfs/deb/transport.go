@@ -45,11 +45,14 @@ func isGone(err error) bool {
 	return errors.As(err, &s) && s.gone()
 }
 
-// transport is an HTTP transport with apt's proxy settings, else those of the
-// environment, and file URLs.
-func transport(o aptOptions) http.RoundTripper {
+// transport is an HTTP transport with the given proxy, else apt's proxy
+// settings, else those of the environment, and file URLs.
+func transport(o aptOptions, proxy *url.URL) http.RoundTripper {
 	t := &http.Transport{
 		Proxy: func(r *http.Request) (*url.URL, error) {
+			if proxy != nil {
+				return proxy, nil
+			}
 			if p, known, err := o.proxy(r.URL); known || err != nil {
 				return p, err
 			}
@@ -67,7 +70,23 @@ func transport(o aptOptions) http.RoundTripper {
 	return t
 }
 
-// mirrorURL checks --mirror. An absolute folder becomes a file URL.
+// CheckMirror says what is wrong with a mirror, "" being none.
+func CheckMirror(s string) error {
+	_, err := mirrorURL(s)
+	return err
+}
+
+// CheckProxy says what is wrong with a proxy, "" being none. What it is made of
+// is not in the error: it may hold a password.
+func CheckProxy(s string) error {
+	u, err := url.Parse(s)
+	if s != "" && (err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" && u.Scheme != "socks5" || u.RawQuery != "" || u.Fragment != "") {
+		return errors.New("it is no http, https or socks5 URL of a proxy")
+	}
+	return nil
+}
+
+// mirrorURL makes a URL of a mirror. An absolute folder becomes a file URL.
 func mirrorURL(s string) (string, error) {
 	if s == "" {
 		return "", nil
@@ -77,7 +96,7 @@ func mirrorURL(s string) (string, error) {
 	}
 	u, err := url.Parse(s)
 	if err != nil || u.Scheme != "file" && (u.Host == "" || u.Scheme != "http" && u.Scheme != "https") || u.RawQuery != "" || u.Fragment != "" {
-		return "", fmt.Errorf("check --mirror: it is neither an http(s) or file URL nor an absolute folder")
+		return "", errors.New("it is neither an http(s) or file URL nor an absolute folder")
 	}
 	return strings.TrimRight(u.String(), "/"), nil
 }

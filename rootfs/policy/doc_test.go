@@ -69,6 +69,7 @@ Unless joist.toml says zfs = false: %s
 	reasons(drops)
 	p("\n## Kernel modules that stay out\n\nBelow `kernel/` of the module tree.\n\n| folder | why |\n|---|---|\n")
 	reasons(moduleDrops)
+	docFirmware(p)
 	docScripts(p)
 	p("\n## Triggers\n\n| trigger | why nothing is missed |\n|---|---|\n")
 	reasons(triggers)
@@ -97,6 +98,26 @@ Unless joist.toml says zfs = false: %s
 		p("| %s | %d |\n", g.Name, g.GID)
 	}
 	return b.String()
+}
+
+func docFirmware(p func(string, ...any)) {
+	p(`
+## Firmware
+
+Of these packages the image takes the files that one of its kernel modules names
+(MODULE_FIRMWARE), with the licence texts. image.firmware in joist.toml chooses
+the set; for "server" the module must lie in %s.
+
+| package | set | for |
+|---|---|---|
+`, "`"+strings.Join(serverModules, "`, `")+"`")
+	for _, x := range firmwarePackages {
+		set := "all"
+		if x.server {
+			set = "server, all"
+		}
+		p("| `%s` | %s | %s |\n", x.name, set, cell(x.holds))
+	}
 }
 
 func docScripts(p func(string, ...any)) {

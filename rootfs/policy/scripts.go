@@ -56,6 +56,7 @@ var scripts = []Rule{
 	}},
 	{Package: "dmeventd", Scripts: post, Why: services},
 	{Package: "e2fsprogs", Scripts: both, Why: initrd},
+	{Package: "firmware-*", Scripts: both, Why: initrd, Covers: []Cover{cover(Diversion, "/lib/firmware/$f", merged)}},
 	{Package: "fuse3", Scripts: both, Why: "diversion for unmerged /usr; fusermount3 keeps no setuid bit: only root mounts on the node", Covers: []Cover{cover(Diversion, "$f", merged)}},
 	{Package: "gawk", Scripts: post, Why: "alternative", Do: []Action{{Op: Link, Path: "/usr/bin/awk", Arg: "gawk"}, {Op: Link, Path: "/usr/bin/nawk", Arg: "gawk"}}},
 	{Package: "gzip", Scripts: both, Why: "diversion of another package (zutils)", Covers: []Cover{cover(Diversion, "/usr/bin/$tool", "moves a diversion of zutils, which is not in the image")}},

@@ -65,6 +65,31 @@ func HasGroup(name string) bool {
 		slices.ContainsFunc(users, func(u User) bool { return u.Group == name })
 }
 
+// UserID returns the number of a user of the table and that of its group.
+func UserID(name string) (uid, gid int, ok bool) {
+	for _, u := range users {
+		if u.Name == name {
+			return u.UID, u.GID, true
+		}
+	}
+	return 0, 0, false
+}
+
+// GroupID returns the number of a group of the table.
+func GroupID(name string) (gid int, ok bool) {
+	for _, u := range users {
+		if u.Group == name {
+			return u.GID, true
+		}
+	}
+	for _, g := range groups {
+		if g.Name == name {
+			return g.GID, true
+		}
+	}
+	return 0, false
+}
+
 // Passwd renders /etc/passwd.
 func Passwd() string {
 	var b strings.Builder

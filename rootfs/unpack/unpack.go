@@ -18,6 +18,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync/atomic"
 
 	"golang.org/x/sync/errgroup"
 
@@ -34,8 +35,9 @@ func name(p Package) string { return p.Control.Get("Package") }
 
 // Options choose between an image and a tree of tools.
 type Options struct {
-	Drop   bool            // leave out what policy.Drop names
-	Accept map[string]bool // "package:script", "package:unit:NAME" … that joist.toml accepts although no rule covers it
+	Drop    bool              // leave out what policy.Drop names
+	Accept  map[string]bool   // "package:script", "package:unit:NAME" … that joist.toml accepts although no rule covers it
+	Advance func(n, of int64) // told each package that was read; may be nil
 }
 
 // Tree unpacks the packages. base-files comes first, because it brings the
@@ -83,6 +85,7 @@ type entry struct {
 
 func readAll(ctx context.Context, pkgs []Package, o Options) ([]part, error) {
 	parts := make([]part, len(pkgs))
+	var ready atomic.Int64
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(runtime.GOMAXPROCS(0))
 	for i, p := range pkgs {
@@ -95,6 +98,9 @@ func readAll(ctx context.Context, pkgs []Package, o Options) ([]part, error) {
 			}
 			if err != nil {
 				return fmt.Errorf("unpack %s: %w", name(p), err)
+			}
+			if n := ready.Add(1); o.Advance != nil {
+				o.Advance(n, int64(len(pkgs)))
 			}
 			return nil
 		})

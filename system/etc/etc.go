@@ -162,7 +162,7 @@ func sshd(keys bool) string {
 	}
 	return "# Rendered at boot. Root logs in by key only.\n" +
 		"HostKey " + node.NodeDir + "/ssh_host_ed25519_key\n" +
-		"AuthorizedKeysFile " + node.KeysFile + "\n" +
+		"AuthorizedKeysFile " + node.KeysFile + " " + node.ImageKeysFile + "\n" +
 		"PermitRootLogin " + root + "\n" +
 		"PasswordAuthentication no\nKbdInteractiveAuthentication no\nUsePAM no\nPrintMotd yes\nX11Forwarding no\n" +
 		"AcceptEnv LANG LC_*\nSubsystem sftp internal-sftp\n"

@@ -228,10 +228,19 @@ func gather(say func(string, ...any)) etc.Input {
 		in.MachineID = hex.EncodeToString(b)
 	}
 	in.RootHash = text(node.ShadowFile)
-	in.HasKeys = text(node.KeysFile) != ""
+	in.HasKeys = text(neededKeys()) != ""
 	b, _ := os.ReadFile("/etc/shadow")
 	in.Shadow = string(b)
 	return in
+}
+
+// neededKeys is the file without which root cannot log in by SSH: the node's,
+// unless the image was built with keys.
+func neededKeys() string {
+	if st, err := os.Stat(node.ImageKeysFile); err == nil && st.Size() > 0 {
+		return node.ImageKeysFile
+	}
+	return node.KeysFile
 }
 
 func version() string {

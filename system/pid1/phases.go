@@ -264,7 +264,7 @@ func loopbackUp() error {
 // hostKey makes the SSH host key at the first start that needs one. An empty
 // file is what a power cut leaves of one that was just made.
 func (s *system) hostKey(ctx context.Context) error {
-	if st, err := os.Stat(node.KeysFile); err != nil || st.Size() == 0 {
+	if st, err := os.Stat(neededKeys()); err != nil || st.Size() == 0 {
 		return nil
 	}
 	if st, err := os.Stat(sshKey); err == nil && st.Size() > 0 {

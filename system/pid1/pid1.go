@@ -111,7 +111,7 @@ func (s *system) prepare(ctx context.Context) error {
 	if err := setUpCgroups(); err != nil {
 		return fmt.Errorf("set up control groups: %w", err)
 	}
-	s.specs = services(s.opt.Mode, s.consoles)
+	s.specs = services(s.opt.Mode, s.consoles, neededKeys())
 	if s.opt.Pool != "" { // there is no thin pool to watch
 		s.specs = slices.DeleteFunc(s.specs, func(x service.Spec) bool { return x.Name == dmeventd })
 	}

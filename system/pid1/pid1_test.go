@@ -24,7 +24,7 @@ func TestServicesOfEveryModeHaveAnOrder(t *testing.T) {
 		cmdline.Install: "udevd",
 		cmdline.Rescue:  "udevd",
 	} {
-		specs, err := service.Order(services(mode, []string{"tty1", "ttyS0"}))
+		specs, err := service.Order(services(mode, []string{"tty1", "ttyS0"}, node.KeysFile))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -98,11 +98,22 @@ func TestServicesOfANodeWaitForNoDevices(t *testing.T) {
 	}
 	for _, l := range late {
 		found := false
-		for _, spec := range services(cmdline.Node, nil) {
+		for _, spec := range services(cmdline.Node, nil, node.KeysFile) {
 			found = found || spec.Name == l.service
 		}
 		if !found {
 			t.Errorf("%s is no service", l.service)
+		}
+	}
+}
+
+// SSH waits for nothing of the node where the image brings root's keys.
+func TestKeysOfImage(t *testing.T) {
+	for _, keys := range []string{node.KeysFile, node.ImageKeysFile} {
+		for _, s := range services(cmdline.Node, nil, keys) {
+			if s.Name == "sshd" && !slices.Equal(s.Needs, []string{"/usr/sbin/sshd", keys, sshKey}) {
+				t.Errorf("sshd needs %v", s.Needs)
+			}
 		}
 	}
 }

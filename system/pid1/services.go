@@ -21,8 +21,9 @@ const (
 	joistdReserve = 256 << 20 // bytes that guests never take from the API
 )
 
-// services is what runs in a mode; consoles are tty names.
-func services(mode cmdline.Mode, consoles []string) []service.Spec {
+// services is what runs in a mode; consoles are tty names, keys is the file
+// without which nobody could log in by SSH.
+func services(mode cmdline.Mode, consoles []string, keys string) []service.Spec {
 	list := []service.Spec{
 		// argv[0] decides what the udevadm binary is.
 		{Name: udevd, Argv: []string{"/usr/lib/systemd/systemd-udevd"}, Notify: true, Within: 30 * time.Second, OOM: -1000},
@@ -39,7 +40,7 @@ func services(mode cmdline.Mode, consoles []string) []service.Spec {
 		service.Spec{Name: firstBoot, Argv: []string{joistd, "firstboot"}, After: []string{udevd}, Once: true},
 		service.Spec{Name: "chrony", Argv: []string{"/usr/sbin/chronyd", "-d"}, After: []string{"network"}, Needs: []string{"/usr/sbin/chronyd"}},
 		service.Spec{Name: "sshd", Argv: []string{"/usr/sbin/sshd", "-D", "-e"}, After: []string{"network"}, OOM: -500,
-			Needs: []string{"/usr/sbin/sshd", node.KeysFile, sshKey}},
+			Needs: []string{"/usr/sbin/sshd", keys, sshKey}},
 		service.Spec{Name: "lxcfs", Argv: []string{"/usr/bin/lxcfs", lxcDir}, After: []string{udevd}, OOM: -900,
 			Needs: []string{"/usr/bin/lxcfs"}, Detach: []string{lxcDir}},
 		// It ends at SIGTERM only when it monitors nothing: see endMonitoring.
