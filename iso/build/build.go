@@ -17,6 +17,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"joist/installer/answer"
 	"joist/internal/finding"
 	"joist/internal/progress"
 	"joist/internal/run"
@@ -34,6 +35,7 @@ type Options struct {
 	Out       string            // where artefacts go
 	Mirror    string            // base URL instead of apt's sources
 	Answer    string            // answer file to put inside
+	From      answer.Source     // server to name inside; its URL is empty for none
 	Pool      string            // archive of SavePool to take all from, "" for the network
 	Key       string            // file of the Ed25519 key that signs SHA256SUMS, "" for none
 	ModuleKey string            // file of the RSA key, with its certificate, that signs modules, "" for none
@@ -68,7 +70,7 @@ type Builder struct {
 	key      ed25519.PrivateKey
 	said     finding.List // about the system, for who takes it from the cache
 
-	answerText []byte            // to be put on the medium
+	private    map[string][]byte // to be put on the medium beside the build
 	signatures map[string]string // made with the key, by artefact
 	selfSum    string            // hash of the builder that runs
 	moduleKey  *moduleSigner     // nil for none
