@@ -14,29 +14,30 @@ import (
 
 // Places on the node. State is the volume mounted at /var.
 const (
-	StateDir       = "/var/lib/joist"                 // 0755 root
-	NodeDir        = StateDir + "/node"               // 0700 root: the files named below
-	EtcdDir        = StateDir + "/etcd"               // 0700 root: the cluster store's data
-	ClusterDir     = StateDir + "/cluster"            // 0700 root: what makes this node one of a cluster
-	JoinFile       = ClusterDir + "/request.json"     // 0600: JoinRequest, until it is taken up
-	FirstBootDir   = StateDir + "/firstboot"          // 0700 root: the first start's journal, and its program
-	FirstBootFile  = FirstBootDir + "/request.json"   // 0600: FirstBootRequest, until it is carried out
-	FirstBootState = FirstBootDir + "/state.json"     // FirstBoot
-	TaskDir        = StateDir + "/tasks"              // 0750 root: task status and logs
-	TLSDir         = NodeDir + "/tls"                 // 0700 root: node.crt, node.key
-	LocalDir       = "/var/lib/vz"                    // the volume behind storage "local"
-	LogDir         = "/var/log/joist"                 // one bounded log per service
-	RunDir         = "/run/joist"                     // 0755 root, tmpfs
-	GuestRun       = RunDir + "/guests"               // 0711 root: a folder per running guest, named by VMID
-	InitSocket     = RunDir + "/init.sock"            // PID 1's control socket
-	NetState       = RunDir + "/network.json"         // what `joistd network` has set up (NetStatus)
-	APIState       = RunDir + "/api.json"             // what joistd serves (APIStatus)
-	AlertFile      = RunDir + "/alerts.json"          // what joistd found that a person should look at ([]Alert)
-	ConfigFile     = NodeDir + "/node.json"           // Config
-	ShadowFile     = NodeDir + "/root.shadow"         // 0600: crypt(3) hash of root's password, one line
-	KeysFile       = NodeDir + "/authorized_keys"     // root's SSH keys
-	ImageKeysFile  = "/usr/lib/joist/authorized_keys" // root's SSH keys that the image was built with
-	HostIDFile     = NodeDir + "/machine-id"          // 32 hex digits
+	StateDir       = "/var/lib/joist"                  // 0755 root
+	NodeDir        = StateDir + "/node"                // 0700 root: the files named below
+	EtcdDir        = StateDir + "/etcd"                // 0700 root: the cluster store's data
+	ClusterDir     = StateDir + "/cluster"             // 0700 root: what makes this node one of a cluster
+	JoinFile       = ClusterDir + "/request.json"      // 0600: JoinRequest, until it is taken up
+	FirstBootDir   = StateDir + "/firstboot"           // 0700 root: the first start's journal, and its program
+	FirstBootFile  = FirstBootDir + "/request.json"    // 0600: FirstBootRequest, until it is carried out
+	FirstBootState = FirstBootDir + "/state.json"      // FirstBoot
+	TaskDir        = StateDir + "/tasks"               // 0750 root: task status and logs
+	TLSDir         = NodeDir + "/tls"                  // 0700 root: node.crt, node.key
+	LocalDir       = "/var/lib/vz"                     // the volume behind storage "local"
+	LogDir         = "/var/log/joist"                  // one bounded log per service
+	RunDir         = "/run/joist"                      // 0755 root, tmpfs
+	GuestRun       = RunDir + "/guests"                // 0711 root: a folder per running guest, named by VMID
+	InitSocket     = RunDir + "/init.sock"             // PID 1's control socket
+	NetState       = RunDir + "/network.json"          // what `joistd network` has set up (NetStatus)
+	APIState       = RunDir + "/api.json"              // what joistd serves (APIStatus)
+	AlertFile      = RunDir + "/alerts.json"           // what joistd found that a person should look at ([]Alert)
+	ConfigFile     = NodeDir + "/node.json"            // Config
+	ShadowFile     = NodeDir + "/root.shadow"          // 0600: crypt(3) hash of root's password, one line
+	KeysFile       = NodeDir + "/authorized_keys"      // root's SSH keys
+	ImageKeysFile  = "/usr/lib/joist/authorized_keys"  // root's SSH keys that the image was built with
+	HostIDFile     = NodeDir + "/machine-id"           // 32 hex digits
+	HostKeyFile    = NodeDir + "/ssh_host_ed25519_key" // 0600
 	ReportFile     = NodeDir + "/install-report.json"
 
 	CrashDir       = StateDir + "/crash"           // 0700 root: what the kernel said when it died
@@ -77,25 +78,49 @@ type Storage struct {
 	ArcMax    int64  `json:"arc_max,omitempty"`    // bytes of memory that ZFS may cache in
 }
 
-// Network is the management network: one bridge over one link.
+// Network is the management network: one bridge over one link, which may be a
+// bond of several cards. With a tag the address is on a VLAN link of the
+// bridge, so that guests can use the bridge untagged and with tags of their own.
 type Network struct {
 	Bridge  string   `json:"bridge"`            // "vmbr0"
 	MAC     string   `json:"mac"`               // hardware address of the link that carries the bridge
 	Link    string   `json:"link"`              // its name when it was installed; MAC wins
 	Method  string   `json:"method"`            // "dhcp" or "static"
-	CIDR    string   `json:"cidr,omitempty"`    // static: "192.0.2.10/24"
+	CIDR    string   `json:"cidr,omitempty"`    // static: "192.0.2.10/24" or "2001:db8::10/64"
 	Gateway string   `json:"gateway,omitempty"` // static
 	DNS     []string `json:"dns,omitempty"`     // static; with dhcp it adds to what the lease says
 	Search  string   `json:"search,omitempty"`  //
+
+	SecondCIDR    string `json:"second_cidr,omitempty"`    // static address of the other family
+	SecondGateway string `json:"second_gateway,omitempty"` //
+	VLAN          int    `json:"vlan,omitempty"`           // 802.1Q tag of the addresses, 0: untagged
+	MTU           int    `json:"mtu,omitempty"`            // of cards, bond and bridge, 0: the kernel's
+	Bond          *Bond  `json:"bond,omitempty"`           // below the bridge; MAC is then its first card's
+}
+
+// Bond joins cards to one link (bonding(4): Documentation/networking/bonding.rst).
+type Bond struct {
+	Mode     string `json:"mode"`                // "active-backup", "802.3ad", …
+	Hash     string `json:"hash,omitempty"`      // xmit_hash_policy
+	LACPRate string `json:"lacp_rate,omitempty"` // "slow" or "fast"
+	Cards    []Card `json:"cards"`
+}
+
+// Card is a network card by hardware address, and its name when the node was
+// installed.
+type Card struct {
+	MAC  string `json:"mac"`
+	Name string `json:"name"`
 }
 
 // NetStatus is network.json in RunDir, rewritten whenever something changes.
 type NetStatus struct {
 	Bridge    string   `json:"bridge"`
 	Link      string   `json:"link"`
-	Up        bool     `json:"up"`        // an address is set
-	Method    string   `json:"method"`    //
-	Addresses []string `json:"addresses"` // prefixes
+	Bond      bool     `json:"bond,omitempty"` // Link joins several cards
+	Up        bool     `json:"up"`             // an address is set
+	Method    string   `json:"method"`         //
+	Addresses []string `json:"addresses"`      // prefixes
 	Gateway   string   `json:"gateway,omitempty"`
 	DNS       []string `json:"dns,omitempty"`
 	Search    string   `json:"search,omitempty"`

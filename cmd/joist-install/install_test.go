@@ -1,8 +1,14 @@
 package main
 
 import (
+	"bufio"
+	"context"
 	"errors"
+	"fmt"
+	"io"
 	"log/slog"
+	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -10,6 +16,8 @@ import (
 	"time"
 
 	"joist/api/node"
+	"joist/installer/answer"
+	"joist/installer/fetch"
 	"joist/installer/plan"
 	"joist/installer/probe"
 	"joist/internal/finding"
@@ -34,18 +42,52 @@ func (m *mounter) Unmount(t string) error {
 
 func (m *mounter) Power(host.PowerAction) error { return errors.New("not in a test") }
 
+// server is a network on which an answer server is.
+type server struct {
+	noNetwork
+	text, asked string
+}
+
+func (s *server) Ask(context.Context, []string) ([]fetch.Offer, error) {
+	return []fetch.Offer{{Card: "eth0", Host: "n7"}}, nil
+}
+
+func (s *server) Dial(context.Context, string, string) (net.Conn, error) {
+	here, there := net.Pipe()
+	go func() {
+		defer there.Close()
+		r, err := http.ReadRequest(bufio.NewReader(there))
+		if err != nil {
+			return
+		}
+		b, _ := io.ReadAll(r.Body)
+		s.asked = string(b)
+		fmt.Fprintf(there, "HTTP/1.1 200 OK\r\nDate: %s\r\nContent-Length: %d\r\n\r\n%s", time.Now().UTC().Format(http.TimeFormat), len(s.text), s.text)
+	}()
+	return here, nil
+}
+
 func TestFindAnswer(t *testing.T) {
 	for _, c := range []struct {
 		name, medium string
 		labels       []string
 		fqdn, code   string
 		mounts       int
+		search       string
+		baked        string
 	}{
 		{name: "none", code: "answer-not-found"},
 		{name: "medium first", medium: "[global]\nfqdn = \"on-medium\"\n", labels: []string{"PROXMOX-AIS"}, fqdn: "on-medium"},
 		{name: "fat cuts our label", labels: []string{"JOIST-ANSWE"}, fqdn: "from-volume", mounts: 2},
 		{name: "ours before theirs", labels: []string{"proxmox-ais", "JOIST-ANSWE"}, fqdn: "from-volume", mounts: 2},
-		{name: "two", labels: []string{"proxmox-ais", "PROXMOX-AIS"}, code: "answer-not-found"},
+		{name: "two", labels: []string{"proxmox-ais", "PROXMOX-AIS"}, code: "answer-ambiguous"},
+		{name: "the medium's server before volumes", labels: []string{"proxmox-ais"}, baked: "url = \"http://192.0.2.9/\"\n", fqdn: "from-server"},
+		{name: "a broken server file", labels: []string{"proxmox-ais"}, baked: "ulr = \"http://192.0.2.9/\"\n", code: "answer-source-invalid"},
+		{name: "a server by the kernel", search: "http://192.0.2.9/", medium: "[global]\nfqdn = \"on-medium\"\n", fqdn: "from-server"},
+		{name: "medium only", search: "iso", labels: []string{"proxmox-ais"}, code: "answer-not-found"},
+		{name: "volume only", search: "partition", medium: "[global]\nfqdn = \"on-medium\"\n", labels: []string{"proxmox-ais"}, fqdn: "from-volume", mounts: 2},
+		{name: "volume by label", search: "partition:SEED", labels: []string{"proxmox-ais", "seed"}, fqdn: "from-volume", mounts: 2},
+		{name: "no such label", search: "partition:SEED", labels: []string{"proxmox-ais"}, code: "answer-not-found"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			root := t.TempDir()
@@ -68,7 +110,17 @@ func TestFindAnswer(t *testing.T) {
 			}
 			sys := &mounter{root: root}
 			h := &host.Host{Root: root, Sys: sys, Now: time.Now, Log: slog.New(slog.DiscardHandler)}
-			a, fs := findAnswer(h, probe.Machine{Root: root, Now: time.Now}, "")
+			if c.baked != "" {
+				write(probe.MediumDir+"/joist/answer-source.toml", []byte(c.baked))
+			}
+			net := &server{text: "[global]\nfqdn = \"from-server\"\n"}
+			search, _ := fetch.ParseSearch(c.search, "")
+			s := &session{h: h, m: probe.Machine{Root: root, Now: time.Now}, net: net, out: consoles{}}
+			f := probe.Facts{NICs: []probe.NIC{{Name: "eth0", MAC: "52:54:00:00:00:01"}}, Time: time.Now()}
+			a, fs := s.findAnswer(t.Context(), search, &f, plan.Image{})
+			if c.fqdn == "from-server" && (!strings.Contains(net.asked, "52:54:00:00:00:01") || f.Reference == nil || len(f.Leases) != 1 || f.Leases[0].Host != "n7") {
+				t.Errorf("asked %q; reference %v, leases %v", net.asked, f.Reference, f.Leases)
+			}
 			if a.Global.FQDN != c.fqdn || len(sys.calls) != c.mounts || c.code != "" && (len(fs) == 0 || fs[0].Code != c.code) {
 				t.Errorf("%q %v %v", a.Global.FQDN, sys.calls, fs)
 			}
@@ -156,5 +208,15 @@ func TestKeepReport(t *testing.T) {
 	}
 	if strings.Contains(string(b), "topsecret1") {
 		t.Errorf("the password is in %s", b)
+	}
+}
+
+func TestStaticOf(t *testing.T) {
+	a := answer.Answer{Network: answer.Network{Source: answer.FromAnswer, CIDR: "192.0.2.5/24", Gateway: "192.0.2.1", DNS: []string{"192.0.2.53"}}, Link: answer.Link{VLAN: 7}}
+	if got := fmt.Sprint(staticOf(a)); got != "{192.0.2.5/24 192.0.2.1 [192.0.2.53] 7}" {
+		t.Error(got)
+	}
+	if got := staticOf(answer.Answer{Network: answer.Network{Source: answer.FromDHCP}}); got.Address.IsValid() {
+		t.Error(got)
 	}
 }

@@ -15,12 +15,15 @@ import (
 	"joist/api/node"
 	"joist/installer/answer"
 	"joist/installer/apply"
+	"joist/installer/fetch"
 	"joist/installer/plan"
 	"joist/installer/preflight"
 	"joist/installer/probe"
+	"joist/installer/wire"
 	"joist/installer/wizard"
 	"joist/internal/finding"
 	"joist/internal/host"
+	"joist/system/cmdline"
 )
 
 // execute carries out one command and returns the exit status.
@@ -31,10 +34,17 @@ func execute(ctx context.Context, o options) int {
 		log.Error("no console", "error", err)
 		return exitFailed
 	}
-	s := &session{o: o, h: realHost(log), m: probe.Real(), out: consoles(cs)}
+	s := &session{o: o, h: realHost(log), m: probe.Real(), out: consoles(cs), net: noNetwork{}}
+	opt, err := cmdline.Read()
+	if err != nil {
+		log.Warn("kernel command line", "error", err)
+	}
+	if s.search, s.unclear = fetch.ParseSearch(opt.Answer, opt.AnswerPin); o.facts == "" && opt.Mode != cmdline.Node {
+		s.net = &wire.Wire{Log: log} // nobody else uses the machine's cards
+	}
 	switch o.command {
 	case "check":
-		return s.check()
+		return s.check(ctx)
 	case "plan":
 		s.o.planOnly, s.o.unattended = true, true
 	case "password", "slot", "boot":
@@ -63,11 +73,22 @@ type session struct {
 	m      probe.Machine
 	out    consoles
 	answer answer.Answer
+	net    network
+
+	search  fetch.Search // where the kernel's command line has the answer looked for
+	unclear finding.List // about that
 }
 
+// say prints lines on all consoles.
+func (s *session) say(format string, args ...any) { fmt.Fprintf(s.out, format+"\n", args...) }
+
 // check prints facts as JSON on stdout and findings on stderr.
-func (s *session) check() int {
-	f := s.m.Facts()
+func (s *session) check(ctx context.Context) int {
+	f, err := s.facts(ctx)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return exitFailed
+	}
 	b, err := json.MarshalIndent(f, "", "  ")
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -86,13 +107,18 @@ func status(fs finding.List) int {
 	return exitOK
 }
 
-func (s *session) facts() (probe.Facts, error) {
+func (s *session) facts(ctx context.Context) (probe.Facts, error) {
 	if s.o.facts == "" {
+		s.driver(ctx)
 		f := s.m.Facts()
 		// a USB or RAID controller may need a moment after its driver is in
 		for i := 0; i < 20 && (len(preflight.Targets(f)) == 0 || len(f.NICs) == 0); i++ {
 			time.Sleep(500 * time.Millisecond)
 			f = s.m.Facts()
+		}
+		if _, none := s.net.(noNetwork); !none {
+			s.raise(ctx, &f)
+			s.ask(ctx, &f)
 		}
 		return f, nil
 	}
@@ -113,11 +139,11 @@ func (s *session) install(ctx context.Context) (int, error) {
 		return exitFailed, err
 	}
 	fmt.Fprintf(s.out, "\nJoist %s installer\n\n", img.Version)
-	f, err := s.facts()
+	f, err := s.facts(ctx)
 	if err != nil {
 		return exitFailed, err
 	}
-	person, fs, err := s.getAnswer(f)
+	person, fs, err := s.getAnswer(ctx, &f, img)
 	if err != nil {
 		return exitFailed, err
 	}
@@ -157,6 +183,7 @@ func (s *session) install(ctx context.Context) (int, error) {
 		return exitFailed, err
 	}
 	fmt.Fprintf(s.out, "\nJoist is installed. Installation %s on /dev/%s.\n", p.InstallationID, p.Disk.Name)
+	s.report(ctx, p, f)
 	return exitOK, nil
 }
 
@@ -175,12 +202,16 @@ func (s *session) keepReport(p plan.Plan, fs finding.List) {
 }
 
 // getAnswer reads the file or asks; person is set when somebody was asked.
-func (s *session) getAnswer(f probe.Facts) (person *console, fs finding.List, err error) {
+func (s *session) getAnswer(ctx context.Context, f *probe.Facts, img plan.Image) (person *console, fs finding.List, err error) {
 	if s.o.unattended || s.o.answer != "" {
-		s.answer, fs = findAnswer(s.h, s.m, s.o.answer)
+		if fs = s.unclear; !fs.Stops() {
+			var more finding.List
+			s.answer, more = s.findAnswer(ctx, s.search, f, img)
+			fs = append(fs, more...)
+		}
 		return nil, fs, nil
 	}
-	if fs = preflight.Check(f); fs.Stops() {
+	if fs = preflight.Check(*f); fs.Stops() {
 		// a person at the wizard accepts what may be waived
 		var waive []string
 		for _, x := range fs {
@@ -199,7 +230,7 @@ func (s *session) getAnswer(f probe.Facts) (person *console, fs finding.List, er
 		return nil, nil, err
 	}
 	waive := s.answer.Waive
-	s.answer, err = wizard.Ask(c, f)
+	s.answer, err = wizard.Ask(c, *f)
 	s.answer.Waive = waive
 	return c, nil, err
 }

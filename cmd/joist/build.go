@@ -8,9 +8,11 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 
+	"joist/installer/answer"
 	"joist/internal/finding"
 	"joist/internal/progress"
 	"joist/iso/build"
@@ -22,6 +24,7 @@ type buildFlags struct {
 	times   build.Times
 	verbose bool
 	tell    func(func(io.Writer)) // writes to a person, nil for standard error
+	token   string                // file
 }
 
 // sources are the flags of everything that needs packages.
@@ -73,6 +76,9 @@ func buildCommand() *cobra.Command {
 
 	f.StringVar(&o.ModuleKey, "module-key", "", "RSA private key and its certificate (PEM `FILE`) that sign OpenZFS's modules for Secure Boot")
 	f.StringVar(&o.Answer, "answer", "", "answer `FILE` to put inside the ISO: it then installs unattended")
+	f.StringVar(&o.From.URL, "answer-url", "", "`URL` of a server that gives the ISO's answer: it then installs unattended")
+	f.StringVar(&o.From.Fingerprint, "answer-fingerprint", "", "`SHA-256` of that server's certificate, which is then the only one trusted")
+	f.StringVar(&o.token, "answer-token-file", "", "`FILE` with the token for that server; it lies readable on the medium")
 	return c
 }
 
@@ -97,9 +103,25 @@ func (o *buildFlags) checkKinds(cmd *cobra.Command, args []string) error {
 			return fmt.Errorf("--%s asks a question and builds nothing: leave %q out", name, args[0])
 		}
 	}
-	if o.Answer != "" && !slices.Contains(kinds, build.ISO) {
-		return fmt.Errorf("--answer is for the ISO, which is not among %v", kinds)
+	for _, name := range []string{"answer", "answer-url", "answer-fingerprint", "answer-token-file"} {
+		if cmd.Flags().Changed(name) && !slices.Contains(kinds, build.ISO) {
+			return fmt.Errorf("--%s is for the ISO, which is not among %v", name, kinds)
+		}
 	}
+	return nil
+}
+
+// readToken reads the answer server's token; an argument would show it to every
+// user of this machine.
+func (o *buildFlags) readToken() error {
+	if o.token == "" {
+		return nil
+	}
+	b, err := os.ReadFile(o.token)
+	if err != nil {
+		return fmt.Errorf("read the token of the answer server: %w", err)
+	}
+	o.From.Token = answer.Secret(strings.TrimSpace(string(b)))
 	return nil
 }
 
@@ -122,6 +144,9 @@ func near(a, b string) bool {
 // paths.
 func (o *buildFlags) artefacts(cmd *cobra.Command, args []string) error {
 	kinds, err := build.ParseKinds(args)
+	if err == nil {
+		err = o.readToken()
+	}
 	if err != nil {
 		return err
 	}

@@ -69,9 +69,12 @@ func (d *daemon) run(ctx context.Context) error {
 	static := d.cfg.Network.Method == "static"
 	if static {
 		protocol = unix.RTPROT_STATIC
-		if d.want, err = staticWish(d.cfg.Network); err != nil {
-			d.fail(err)
-		}
+		d.want, err = staticWish(d.cfg.Network)
+	} else {
+		err = d.want.second(d.cfg.Network) // whatever DHCP says
+	}
+	if err != nil {
+		d.fail(err)
 	}
 	var (
 		last    base
@@ -91,7 +94,7 @@ func (d *daemon) run(ctx context.Context) error {
 					go d.dhcp(ctx, b, wishes, carrier).run(ctx)
 				}
 			}
-			if b.carrier != last.carrier || b.bridge != last.bridge {
+			if b.carrier != last.carrier || b.on != last.on {
 				latest(carrier, b.carrier)
 			}
 			last = b
@@ -121,7 +124,7 @@ func (d *daemon) configure(ctx context.Context) bool {
 	for {
 		c, err := d.load()
 		if err == nil {
-			err = checkName(c.Network.Bridge)
+			err = checkNetwork(c.Network)
 		}
 		if err == nil {
 			d.cfg = c
@@ -151,7 +154,7 @@ func (d *daemon) dhcp(ctx context.Context, b base, wishes chan<- func(), carrier
 	}
 	c := &client{
 		log:     d.log,
-		ask:     wire{link: n.Bridge, mac: b.mac, hostname: d.cfg.Name, timeout: d.timeout},
+		ask:     wire{link: b.onName, mac: b.mac, hostname: d.cfg.Name, timeout: d.timeout},
 		carrier: carrier,
 		last:    last,
 		prefer:  last.Address.Addr(),
@@ -162,7 +165,7 @@ func (d *daemon) dhcp(ctx context.Context, b base, wishes chan<- func(), carrier
 			post(ctx, func() { d.want, d.trouble = leaseWish(l, n), "" })
 		},
 		drop: func(ctx context.Context) {
-			post(ctx, func() { d.want, d.trouble = wish{Known: true}, "the DHCP lease ended or was refused" })
+			post(ctx, func() { d.want, d.trouble = wish{Known: true, Six: d.want.Six}, "the DHCP lease ended or was refused" })
 		},
 		trouble: func(ctx context.Context, err error) {
 			post(ctx, func() { d.trouble = err.Error() })
@@ -170,7 +173,7 @@ func (d *daemon) dhcp(ctx context.Context, b base, wishes chan<- func(), carrier
 	}
 	// The address of a lease that still runs is on the bridge when only this
 	// process was restarted: adopt it, so that its end is watched.
-	if have, err := addresses(b.bridge, netlink.FAMILY_V4); err == nil && len(have) == 1 && have[0] == last.Address && last.valid(time.Now()) {
+	if have, err := addresses(b.on, netlink.FAMILY_V4); err == nil && len(have) == 1 && have[0] == last.Address && last.valid(time.Now()) {
 		c.held = true
 		d.want = leaseWish(last, n)
 	}
@@ -179,18 +182,24 @@ func (d *daemon) dhcp(ctx context.Context, b base, wishes chan<- func(), carrier
 
 // publish brings resolv.conf and the status file up to date, if they changed.
 func (d *daemon) publish(b base, failed error) {
-	s := node.NetStatus{Bridge: d.cfg.Network.Bridge, Link: b.port.Name, Method: d.cfg.Network.Method,
+	s := node.NetStatus{Bridge: d.cfg.Network.Bridge, Link: b.port.Name, Bond: b.port.Kind == "bond", Method: d.cfg.Network.Method,
 		Addresses: []string{}, Error: d.trouble}
-	if b.bridge != 0 {
-		if have, err := addresses(b.bridge, netlink.FAMILY_ALL); err == nil {
+	if s.Error == "" {
+		s.Error = b.trouble
+	}
+	if b.on != 0 {
+		if have, err := addresses(b.on, netlink.FAMILY_ALL); err == nil {
 			s.Addresses = listed(have)
 		}
 	}
 	s.Up = len(s.Addresses) > 0
 	if d.want.Known {
 		s.DNS, s.Search = d.want.DNS, d.want.Search
-		if d.want.Gateway.IsValid() {
+		switch {
+		case d.want.Gateway.IsValid():
 			s.Gateway = d.want.Gateway.String()
+		case d.want.Six != nil && d.want.Six.Gateway.IsValid():
+			s.Gateway = d.want.Six.Gateway.String()
 		}
 		if err := replace(d.resolv, resolvConf(d.want)); err != nil && failed == nil {
 			failed = fmt.Errorf("write resolv.conf: %w", err)

@@ -43,6 +43,39 @@ func TestChoose(t *testing.T) {
 	}
 }
 
+func TestMembers(t *testing.T) {
+	card := func(i int, name, mac, kind string) link {
+		return link{Index: i, Name: name, MAC: mac, Kind: kind, Ether: true}
+	}
+	have := []link{card(2, "eth0", "52:54:00:00:00:01", "device"), card(3, "eth1", "52:54:00:00:00:02", "device"), card(4, "bond0", "52:54:00:00:00:01", "bond")}
+	b := node.Bond{Cards: []node.Card{{MAC: "52:54:00:00:00:02", Name: "eth9"}, {MAC: "52:54:00:00:00:01", Name: "eth0"}, {MAC: "52:54:00:00:00:09", Name: "eth1"}, {MAC: "52:54:00:00:00:08", Name: "eth7"}}}
+	got, missing := members(b, have)
+	if len(got) != 2 || got[0].Name != "eth1" || got[1].Name != "eth0" || len(missing) != 2 || missing[0] != "52:54:00:00:00:09 (eth1)" {
+		t.Errorf("%v, missing %v", got, missing)
+	}
+	replaced := []link{have[0], card(3, "eth1", "52:54:00:00:00:77", "device")}
+	if got, missing := members(node.Bond{Cards: []node.Card{{MAC: "52:54:00:00:00:01", Name: "eth0"}, {MAC: "52:54:00:00:00:02", Name: "eth1"}}}, replaced); len(got) != 2 || missing != nil {
+		t.Errorf("a replaced card: %v, missing %v", got, missing)
+	}
+}
+
+func TestCheckNetwork(t *testing.T) {
+	card := []node.Card{{MAC: "52:54:00:00:00:01", Name: "eth0"}}
+	for _, ok := range []node.Network{{Bridge: "vmbr0"}, {Bridge: "vmbr0", VLAN: 4094, MTU: 9000}, {Bridge: "vmbr0", Bond: &node.Bond{Mode: "802.3ad", Hash: "layer3+4", LACPRate: "fast", Cards: card}}} {
+		if err := checkNetwork(ok); err != nil {
+			t.Errorf("%+v: %v", ok, err)
+		}
+	}
+	for _, bad := range []node.Network{
+		{Bridge: "../x"}, {Bridge: "vmbr0", VLAN: 4095}, {Bridge: "vmbr0", VLAN: -1}, {Bridge: "averylongname12", VLAN: 10}, {Bridge: "vmbr0", MTU: 100},
+		{Bridge: "vmbr0", Bond: &node.Bond{Mode: "fast", Cards: card}}, {Bridge: "vmbr0", Bond: &node.Bond{Mode: "802.3ad"}}, {Bridge: "vmbr0", Bond: &node.Bond{Mode: "802.3ad", Hash: "x", Cards: card}},
+	} {
+		if checkNetwork(bad) == nil {
+			t.Errorf("%+v passed", bad)
+		}
+	}
+}
+
 func TestResolvConf(t *testing.T) {
 	for want, w := range map[string]wish{
 		"search example.com\nnameserver 192.0.2.1\nnameserver 2001:db8::1\nnameserver 192.0.2.2\n": {
@@ -62,10 +95,39 @@ func TestWishes(t *testing.T) {
 	if err != nil || w.Address.String() != n.CIDR || w.Gateway.String() != n.Gateway {
 		t.Errorf("static: %+v, %v", w, err)
 	}
-	for _, bad := range []string{"", "192.0.2.10", "127.0.0.1/8", "2001:db8::1/64", "0.0.0.0/0"} {
+	for _, bad := range []string{"", "192.0.2.10", "127.0.0.1/8", "0.0.0.0/0"} {
 		if _, err := staticWish(node.Network{CIDR: bad}); err == nil {
 			t.Errorf("static address %q passed", bad)
 		}
+	}
+	for name, c := range map[string]struct {
+		n    node.Network
+		four string
+		six  *six
+	}{
+		"IPv6 alone":    {node.Network{CIDR: "2001:db8::5/64", Gateway: "fe80::1"}, "invalid Prefix", &six{netip.MustParsePrefix("2001:db8::5/64"), netip.MustParseAddr("fe80::1")}},
+		"both, 4 first": {node.Network{CIDR: "192.0.2.10/24", SecondCIDR: "2001:db8::5/64"}, "192.0.2.10/24", &six{Address: netip.MustParsePrefix("2001:db8::5/64")}},
+		"both, 6 first": {node.Network{CIDR: "2001:db8::5/64", SecondCIDR: "192.0.2.10/24"}, "192.0.2.10/24", &six{Address: netip.MustParsePrefix("2001:db8::5/64")}},
+	} {
+		w, err := staticWish(c.n)
+		if err != nil || w.Address.String() != c.four || !reflect.DeepEqual(w.Six, c.six) {
+			t.Errorf("%s: %+v %+v, %v", name, w, w.Six, err)
+		}
+	}
+	for _, bad := range []node.Network{
+		{CIDR: "192.0.2.10/24", SecondCIDR: "192.0.2.11/24"}, {CIDR: "2001:db8::5/64", SecondCIDR: "2001:db8::6/64"},
+		{CIDR: "192.0.2.10/24", Gateway: "fe80::1"}, {CIDR: "fe80::5/64"}, {CIDR: "::ffff:192.0.2.10/120"},
+	} {
+		if w, err := staticWish(bad); err == nil {
+			t.Errorf("%+v passed as %+v", bad, w)
+		}
+	}
+	if w := leaseWish(lease{Address: netip.MustParsePrefix("192.0.2.5/24")}, node.Network{SecondCIDR: "2001:db8::5/64"}); w.Six == nil || w.Address.String() != "192.0.2.5/24" {
+		t.Errorf("lease and static IPv6: %+v", w)
+	}
+	six := []address{{netip.MustParsePrefix("fe80::1/64"), true}, {netip.MustParsePrefix("2001:db8::5/64"), true}, {netip.MustParsePrefix("2001:db8::6/64"), true}, {netip.MustParsePrefix("2001:db8::7/64"), false}}
+	if got := staleSix(six, six[1].Prefix); !reflect.DeepEqual(got, []netip.Prefix{six[2].Prefix}) {
+		t.Errorf("stale: %v", got)
 	}
 	l := lease{DNS: []netip.Addr{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("192.0.2.53")}, Search: "dhcp.example"}
 	if got := leaseWish(l, n); !reflect.DeepEqual(got.DNS, []string{"192.0.2.1", "192.0.2.53"}) || got.Search != "lan" {

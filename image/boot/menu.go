@@ -139,6 +139,9 @@ set timeout=10
 if [ -s /joist/answer.toml ]; then
   set default=unattended
 fi
+if [ -s /joist/answer-source.toml ]; then
+  set default=unattended
+fi
 
 menuentry "Install Joist <<.Version>>" --id install {
   linux /boot/vmlinuz joist.mode=install joist.build=<<.BuildID>><<.Tail>>
@@ -154,8 +157,8 @@ menuentry "Rescue" --id rescue {
 }
 `
 
-// MediumMenu is /boot/grub/grub.cfg of the medium. Whether an answer is inside
-// is looked up when it boots: it may have been added to a finished image.
+// MediumMenu is /boot/grub/grub.cfg of the medium. Whether an answer is inside,
+// or the name of a server that gives one, is looked up when it boots: it may have been added to a finished image.
 func MediumMenu(m Medium) ([]byte, error) {
 	if err := m.check(); err != nil {
 		return nil, fmt.Errorf("write medium menu: %w", err)

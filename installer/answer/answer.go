@@ -241,8 +241,3 @@ func Load(r io.Reader, name string) (Answer, finding.List) {
 	slices.SortStableFunc(fs, func(x, y finding.Finding) int { return x.Line - y.Line })
 	return a, fs
 }
-
-// Asked says whether the table asks for anything.
-func (l Link) Asked() bool {
-	return l.VLAN != 0 || l.MTU != 0 || l.SecondCIDR != "" || l.Bond.Mode != ""
-}

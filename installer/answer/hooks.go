@@ -3,7 +3,6 @@ package answer
 import (
 	"net"
 	"net/netip"
-	"net/url"
 	"strconv"
 	"strings"
 
@@ -12,8 +11,8 @@ import (
 
 // address checks an http or https address.
 func (c *checker) address(key, v string, hint string) (scheme string) {
-	u, err := url.Parse(v)
-	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.User != nil || strings.ContainsAny(v, " \t\r\n") {
+	u, err := WebAddress(v)
+	if err != nil {
 		c.stop(key, "answer-wrong-value", hint, "%s is no http or https address", key)
 		return ""
 	}

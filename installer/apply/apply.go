@@ -8,6 +8,7 @@ package apply
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -25,7 +26,8 @@ import (
 // Places of an installation that is going on. All are on the tmpfs /run.
 const (
 	JournalFile = node.RunDir + "/install.json"
-	NextFile    = node.RunDir + "/next" // what PID 1 does next: "reboot" or "poweroff"
+	NextFile    = node.RunDir + "/next"           // what PID 1 does next: "reboot" or "poweroff"
+	DoneFile    = node.RunDir + "/installed.json" // Installed
 	targetDir   = node.RunDir + "/target"
 )
 
@@ -43,6 +45,26 @@ type Journal struct {
 	InstallationID string `json:"installation_id"`
 	Disk           string `json:"disk"`
 	Steps          []Step `json:"steps"`
+}
+
+// Installed is what only the node's own files know: where an installation's
+// data was kept, they are the older ones.
+type Installed struct {
+	MachineID string `json:"machine_id"`
+	HostKey   string `json:"host_key"` // public line of the SSH host key
+}
+
+// ReadDone reads DoneFile.
+func ReadDone(h *host.Host) (Installed, error) {
+	var done Installed
+	b, err := os.ReadFile(h.Path(DoneFile))
+	if err == nil {
+		err = json.Unmarshal(b, &done)
+	}
+	if err != nil {
+		return done, fmt.Errorf("read what was installed: %w", err)
+	}
+	return done, nil
 }
 
 // applier is one installation.

@@ -234,6 +234,9 @@ func TestApply(t *testing.T) {
 	}
 	checkDisk(t, m, p)
 	checkSeed(t, m)
+	if done, err := ReadDone(m.Host); err != nil || done.MachineID != p.Identity.MachineID || !strings.HasPrefix(done.HostKey, "ssh-ed25519 AAAA") {
+		t.Errorf("what was installed: %+v %v", done, err)
+	}
 	if b, _ := os.ReadFile(m.Path(NextFile)); string(b) != "poweroff\n" {
 		t.Errorf("next: %q", b)
 	}

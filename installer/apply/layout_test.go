@@ -160,6 +160,7 @@ func adopted(t *testing.T, state string) (*machine, plan.Plan) {
 	m.write(t, "/dev/joist/state", b)
 	m.write(t, "/dev/joist/local", b)
 	m.write(t, targetDir+"/state/lib/joist/node/machine-id", []byte("as it was\n"))
+	m.write(t, targetDir+"/state/lib/joist/node/ssh_host_ed25519_key", []byte("a key of some other kind\n"))
 	m.write(t, targetDir+"/state/lib/joist/node/node.json", []byte("old"))
 	return m, m.plan(t, func(a *answer.Answer) {
 		mirror(a)
@@ -178,7 +179,7 @@ func TestApplyAdopts(t *testing.T) {
 		}
 		golden(t, "adopt-"+state+".golden", m.done(t))
 		dir := m.Path(targetDir, "state/lib/joist")
-		for name, want := range map[string]string{"node/machine-id": "as it was\n", "node/node.json": "", "cluster/request.json": ""} {
+		for name, want := range map[string]string{"node/machine-id": "as it was\n", "node/ssh_host_ed25519_key": "a key of some other kind\n", "node/node.json": "", "cluster/request.json": ""} {
 			b, err := os.ReadFile(filepath.Join(dir, name))
 			if err != nil || want != "" && string(b) != want || string(b) == "old" {
 				t.Errorf("%s: %q (%v)", name, b, err)

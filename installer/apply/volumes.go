@@ -13,6 +13,7 @@ import (
 	"strings"
 
 	"github.com/go-crypt/x/yescrypt"
+	"golang.org/x/crypto/ssh"
 	"golang.org/x/sys/unix"
 
 	"joist/api/node"
@@ -203,7 +204,31 @@ func (a *applier) seed(act plan.Seed) error {
 	if err := writeSeed(state, files, act.Keep); err != nil {
 		return err
 	}
+	if err := a.tellInstalled(state); err != nil {
+		return err
+	}
 	return a.unmountAll()
+}
+
+// tellInstalled leaves what the node calls itself for the report.
+func (a *applier) tellInstalled(state string) error {
+	on := func(p string) string { return filepath.Join(state, strings.TrimPrefix(p, "/var")) }
+	id, err := os.ReadFile(on(node.HostIDFile))
+	if err != nil {
+		return fmt.Errorf("read machine id: %w", err)
+	}
+	done := Installed{MachineID: strings.TrimSpace(string(id))}
+	key, err := os.ReadFile(on(node.HostKeyFile))
+	if err == nil {
+		var signer ssh.Signer
+		if signer, err = ssh.ParsePrivateKey(key); err == nil {
+			done.HostKey = strings.TrimSpace(string(ssh.MarshalAuthorizedKey(signer.PublicKey())))
+		}
+	}
+	if err != nil { // one that was kept, of whatever kind: no reason to fail
+		a.h.Log.Warn("cannot read the SSH host key", "error", err)
+	}
+	return node.WriteJSON(a.h.Path(DoneFile), 0o600, done)
 }
 
 // writeSeed writes the files below the state volume's mount point.
@@ -223,7 +248,7 @@ func writeSeed(state string, files []plan.SeedFile, keep []string) error {
 		}
 	}
 	for _, f := range files {
-		if _, err := os.Stat(onState(f.Path)); err == nil && slices.Contains(keep, f.Path) {
+		if st, err := os.Stat(onState(f.Path)); err == nil && st.Size() > 0 && slices.Contains(keep, f.Path) {
 			continue
 		}
 		if err := writeFile(onState(f.Path), os.FileMode(f.Mode), f.Data); err != nil {

@@ -265,7 +265,7 @@ func (p *Plan) seedAction() (Seed, error) {
 		s.FSType = answer.XFS
 	}
 	if p.Adopt != nil {
-		s.Keep = []string{node.HostIDFile}
+		s.Keep = []string{node.HostIDFile, node.HostKeyFile}
 	}
 	return s, err
 }

@@ -102,8 +102,34 @@ func nicNames(ns []probe.NIC) string {
 	return strings.Join(s, ", ")
 }
 
-// chooseNIC takes the filter's one match. Without a filter (DHCP) the first
-// NIC with a link is taken, else the first.
+// chooseCards finds the management card, or the cards of its bond; the first of
+// those then stands for it.
+func (p *Plan) chooseCards(f probe.Facts, fs *finding.List) bool {
+	b := p.Answer.Link.Bond
+	if b.Mode == "" || len(f.NICs) == 0 {
+		var ok bool
+		p.NIC, ok = chooseNIC(f, p.Answer, fs)
+		return ok
+	}
+	for _, n := range f.NICs {
+		if matches(b.Filter, n.Udev, b.FilterMatch == "all") {
+			p.Bond = append(p.Bond, n)
+		}
+	}
+	switch len(p.Bond) {
+	case 0:
+		fs.Stopf("nic-not-found", "joist.network.bond.filter", "this machine has: "+nicNames(f.NICs), "no network card matches %s", filterText(b.Filter))
+		return false
+	case 1:
+		fs.Warnf("bond-of-one", "joist.network.bond.filter", "use a property that the bond's cards share, such as ID_NET_DRIVER; a second card can be added later",
+			"the bond has one card, %s", nicNames(p.Bond))
+	}
+	p.NIC = p.Bond[0]
+	return true
+}
+
+// chooseNIC takes the filter's one match. Without a filter (DHCP) it is the
+// one card with a link; of several the one on whose network DHCP answers.
 func chooseNIC(f probe.Facts, a answer.Answer, fs *finding.List) (probe.NIC, bool) {
 	if len(f.NICs) == 0 {
 		return probe.NIC{}, true // preflight has said it
@@ -126,19 +152,21 @@ func chooseNIC(f probe.Facts, a answer.Answer, fs *finding.List) (probe.NIC, boo
 		}
 		return probe.NIC{}, false
 	}
-	chosen, up := f.NICs[0], 0
-	for _, n := range f.NICs {
-		if n.Carrier == "up" {
-			if up++; up == 1 {
-				chosen = n
-			}
+	up := slices.DeleteFunc(slices.Clone(f.NICs), func(n probe.NIC) bool { return n.Carrier != "up" })
+	leased := slices.DeleteFunc(slices.Clone(up), func(n probe.NIC) bool {
+		return !slices.ContainsFunc(f.Leases, func(l probe.Lease) bool { return l.Interface == n.Name })
+	})
+	best := f.NICs
+	for _, some := range [][]probe.NIC{up, leased} {
+		if len(some) > 0 {
+			best = some
 		}
 	}
-	if len(f.NICs) > 1 && up != 1 {
+	if len(best) > 1 {
 		fs.Warnf("nic-guessed", "network", "name it: source = \"from-answer\" with a filter, or connect only this one",
-			"there are %d network cards (%s); %s is taken for management", len(f.NICs), nicNames(f.NICs), chosen.Name)
+			"there are %d network cards (%s); %s is taken for management", len(f.NICs), nicNames(f.NICs), best[0].Name)
 	}
-	return chosen, true
+	return best[0], true
 }
 
 // foreign reports groups and pools on other disks that have the names ours
@@ -215,19 +243,14 @@ func later(d probe.Disk) int {
 }
 
 // otherData names what would be lost beside an installation that the answer
-// replaces. In a file its id must stand; a person sees it with the plan.
+// replaces. Its id must stand in the file, or be typed by a person.
 func (p *Plan) otherData(ds []probe.Disk, fs *finding.List) {
 	for _, d := range ds {
 		if d.DataID == "" || d.Installation != nil || d.Medium || slices.Contains(p.Answer.Disk.Overwrite, d.DataID) {
 			continue
 		}
-		level := finding.Warn
-		if p.Answer.Unattended() {
-			level = finding.Stop
-		}
-		fs.Add(finding.Finding{Level: level, Code: "disk-holds-data", Path: "/dev/" + d.Name,
-			Text: "the disk holds data: " + Holds(d) + "; its id is " + d.DataID,
-			Hint: "choose another disk, or say that it may be lost: [joist.disk] overwrite = [\"" + d.DataID + "\"]"})
+		fs.Stopf("disk-holds-data", "/dev/"+d.Name, "choose another disk, or say that it may be lost: [joist.disk] overwrite = [\""+d.DataID+"\"]",
+			"the disk holds data: %s; its id is %s", Holds(d), d.DataID)
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"strconv"
 	"strings"
 
+	"joist/api/node"
 	"joist/image/boot"
 	"joist/installer/probe"
 )
@@ -26,8 +27,7 @@ func (p Plan) Describe() string {
 	fmt.Fprintf(&b, "new id      %s\n", p.InstallationID)
 	c := p.NodeConfig("")
 	fmt.Fprintf(&b, "node        %s, time zone %s, keyboard %s\n", p.Answer.Global.FQDN, c.Timezone, c.Keyboard)
-	fmt.Fprintf(&b, "network     %s over %s (%s), %s\n", c.Network.Bridge, c.Network.Link, c.Network.MAC,
-		strings.TrimSpace(c.Network.Method+" "+c.Network.CIDR+via(c.Network.Gateway)))
+	fmt.Fprintf(&b, "network     %s\n", describeNetwork(c.Network))
 	if c := p.Answer.Cluster; c.Address != "" {
 		fmt.Fprintf(&b, "cluster     joins that of %s at the first start; token set\n", c.Address)
 	}
@@ -50,6 +50,29 @@ func (p Plan) Describe() string {
 	}
 	p.describeSteps(&b)
 	return b.String()
+}
+
+// describeNetwork is the management network in one line.
+func describeNetwork(n node.Network) string {
+	over := fmt.Sprintf("%s (%s)", n.Link, n.MAC)
+	if n.Bond != nil {
+		var cards []string
+		for _, c := range n.Bond.Cards {
+			cards = append(cards, fmt.Sprintf("%s (%s)", c.Name, c.MAC))
+		}
+		over = fmt.Sprintf("a bond (%s) of %s", n.Bond.Mode, strings.Join(cards, " and "))
+	}
+	s := fmt.Sprintf("%s over %s, %s", n.Bridge, over, strings.TrimSpace(n.Method+" "+n.CIDR+via(n.Gateway)))
+	if n.SecondCIDR != "" {
+		s += " and " + n.SecondCIDR + via(n.SecondGateway)
+	}
+	if n.VLAN > 0 {
+		s += fmt.Sprintf(", VLAN %d", n.VLAN)
+	}
+	if n.MTU > 0 {
+		s += fmt.Sprintf(", MTU %d", n.MTU)
+	}
+	return s
 }
 
 // lost says what becomes of what is there.

@@ -1,86 +1,72 @@
 package plan
 
 import (
+	"flag"
 	"fmt"
 	"os"
-	"path/filepath"
-	"regexp"
-	"strings"
 	"testing"
 
+	"joist/installer/answer"
 	"joist/installer/preflight"
+	"joist/installer/probe"
 	"joist/internal/finding"
 )
 
-// Every code that the package's text holds is in the table and the other way
-// round, and each is provoked by a test.
-func TestFindingsTable(t *testing.T) {
-	said, tests := map[string]bool{}, ""
-	re := regexp.MustCompile(`(?:(?:Stopf|Warnf|Notef)\(|Code: )"([a-z0-9-]+)"`)
-	files, _ := filepath.Glob("*.go")
-	goldens, _ := filepath.Glob("testdata/*.golden")
-	for _, n := range append(files, goldens...) {
-		b, err := os.ReadFile(n)
-		if err != nil {
-			t.Fatal(err)
+// provoked are the findings that the tests of this package made the planner
+// say, by code.
+var provoked = map[string]finding.Finding{}
+
+// made is Make, which remembers what was said.
+func made(f probe.Facts, a answer.Answer, img Image, id Identity) (Plan, finding.List) {
+	p, fs := Make(f, a, img, id)
+	remember(fs)
+	return p, fs
+}
+
+func remember(fs finding.List) {
+	for _, x := range fs {
+		if old, ok := provoked[x.Code]; !ok || old.Level < x.Level {
+			provoked[x.Code] = x
 		}
-		if !strings.HasSuffix(n, ".go") || n == "plan_test.go" {
-			tests += string(b)
-			continue
-		}
-		for _, m := range re.FindAllStringSubmatch(string(b), -1) {
-			said[m[1]] = true
-		}
-	}
-	for _, r := range Findings() {
-		if !said[r.Code] {
-			t.Errorf("%s is in the table and nowhere said", r.Code)
-		}
-		delete(said, r.Code)
-		if !strings.Contains(tests, r.Code) {
-			t.Errorf("%s is provoked by no test", r.Code)
-		}
-	}
-	for c := range said {
-		t.Errorf("%s is said and not in the table", c)
 	}
 }
 
-// docs/findings.md is the tables for people.
-func TestFindingsDocument(t *testing.T) {
-	var b strings.Builder
-	b.WriteString("# Findings\n\nMade from the tables of `installer/preflight` and `installer/plan`\n(`go test ./installer/plan -update`). What they mean together is in\n[preflight.md](preflight.md).\n")
-	sections := []struct {
-		title string
-		scope preflight.Scope
-		rows  []preflight.Row
-	}{
-		{"The machine", preflight.Machine, preflight.Table()}, {"Each chosen disk", preflight.Disk, preflight.Table()},
-		{"The chosen disks together", preflight.Set, preflight.Table()}, {"The plan", "plan", Findings()},
-	}
-	for _, s := range sections {
-		fmt.Fprintf(&b, "\n## %s\n\n| code | level | waivable | when | cure |\n|---|---|---|---|---|\n", s.title)
-		for _, r := range s.rows {
-			if r.Scope != s.scope {
-				continue
-			}
-			level, waivable, cure := r.Level.String(), "–", r.Cure
-			if r.Level == finding.Stop {
-				level, waivable = "stop", map[bool]string{true: "yes", false: "no"}[r.Waivable]
-			}
-			if s.scope == "plan" {
-				cure = "said with the finding"
-			}
-			fmt.Fprintf(&b, "| `%s` | %s | %s | %s | %s |\n", r.Code, level, waivable, r.When, cure)
+// TestMain compares what was said with the table, when all tests have run: each
+// code of the table is provoked, with its level and a cure, and none is said
+// that the table lacks.
+func TestMain(m *testing.M) {
+	flag.Parse()
+	code := m.Run()
+	if flag.Lookup("test.run").Value.String() == "" && flag.Lookup("test.fuzz").Value.String() == "" && code == 0 {
+		for _, wrong := range compareTable() {
+			fmt.Println("findings:", wrong)
+			code = 1
 		}
 	}
-	const name = "../../docs/findings.md"
-	if *update {
-		if err := os.WriteFile(name, []byte(b.String()), 0o644); err != nil {
-			t.Fatal(err)
+	os.Exit(code)
+}
+
+func compareTable() (wrong []string) {
+	known := map[string]bool{}
+	for _, r := range preflight.Table() {
+		known[r.Code] = true
+	}
+	for _, r := range Findings() {
+		known[r.Code] = true
+		x, ok := provoked[r.Code]
+		switch {
+		case !ok:
+			wrong = append(wrong, r.Code+" is provoked by no test")
+		case x.Level != r.Level:
+			wrong = append(wrong, fmt.Sprintf("%s is said as %s, the table has %s", r.Code, x.Level, r.Level))
+		case r.When == "" || r.Level != finding.Note && (r.Cure == "" || x.Hint == ""):
+			wrong = append(wrong, r.Code+" has no cure")
 		}
 	}
-	if have, err := os.ReadFile(name); err != nil || string(have) != b.String() {
-		t.Errorf("%s is not what the tables say: go test ./installer/plan -update", name)
+	for c := range provoked {
+		if !known[c] {
+			wrong = append(wrong, c+" is said and not in the table")
+		}
 	}
+	return wrong
 }

@@ -57,6 +57,8 @@ type Identity struct {
 	PartGUIDs [5]string `json:"part_guids"`
 	MachineID string    `json:"machine_id"`
 	ESPSerial uint32    `json:"esp_serial"`
+	// HostKey is what the node's SSH host key is made of; a secret.
+	HostKey [32]byte `json:"-"`
 }
 
 // NewIdentity draws one from r, crypto/rand.Reader on a real machine.
@@ -79,6 +81,9 @@ func NewIdentity(r io.Reader) (Identity, error) {
 	b[6], b[8] = b[6]&0x0f|0x40, b[8]&0x3f|0x80
 	id.MachineID = fmt.Sprintf("%x", b[:16])
 	id.ESPSerial = uint32(b[16]) | uint32(b[17])<<8 | uint32(b[18])<<16 | uint32(b[19])<<24
+	if _, err := io.ReadFull(r, id.HostKey[:]); err != nil {
+		return id, fmt.Errorf("make host key: %w", err)
+	}
 	return id, nil
 }
 
@@ -97,6 +102,7 @@ type Plan struct {
 	Existing       *probe.Installation `json:"existing,omitempty"` // on the target disk
 	Disk           probe.Disk          `json:"disk"`
 	NIC            probe.NIC           `json:"nic"`
+	Bond           []probe.NIC         `json:"bond,omitempty"` // cards of the bond, NIC is the first
 	Firmware       probe.Firmware      `json:"firmware"`
 	ConsoleArgs    []string            `json:"console_args"`
 	InstallationID string              `json:"installation_id"`
@@ -110,6 +116,7 @@ type Plan struct {
 	Pool           *Pool               `json:"pool,omitempty"`    // in place of the volume group
 	Adopt          *probe.Installation `json:"adopt,omitempty"`   // whose data is kept
 	ArcMax         int64               `json:"arc_max,omitempty"` // with ZFS: bytes of memory that it may cache in
+	Checks         preflight.Report    `json:"-"`                 // what preflight found, waivers applied
 	Actions        []Action            `json:"-"`
 	Answer         answer.Answer       `json:"-"` // holds secrets
 }
@@ -118,7 +125,6 @@ type Plan struct {
 // when one stops, the plan is not to be carried out.
 func Make(f probe.Facts, a answer.Answer, img Image, id Identity) (Plan, finding.List) {
 	fs := preflight.Check(f)
-	hostName(f, &a, &fs)
 	p := Plan{Time: f.Time, Result: Install, Firmware: f.Firmware, ConsoleArgs: f.ConsoleArgs, Image: img, Identity: id, Answer: a}
 	p.make(f, &fs)
 	return p, waive(fs, a)
@@ -129,15 +135,16 @@ func (p *Plan) make(f probe.Facts, fs *finding.List) {
 	if p.Answer.Disk.Filesystem == answer.Btrfs {
 		return
 	}
-	var ok bool
-	if p.NIC, ok = chooseNIC(f, p.Answer, fs); !ok {
+	known := p.chooseCards(f, fs)
+	hostName(f, p.NIC, &p.Answer, fs)
+	if !known {
 		return
 	}
 	ds, ok := chooseDisks(f, p.Answer, fs)
 	if !ok {
 		return
 	}
-	p.Disk = ds[0]
+	p.Disk, p.Checks = ds[0], preflight.MakeReport(f, ds, p.Answer.Waive)
 	for _, d := range ds {
 		*fs = append(*fs, preflight.Target(f, d)...)
 	}

@@ -133,6 +133,10 @@ func TestDescribeGolden(t *testing.T) {
 			f.Disks[0].Sector = 4096
 			a.Disk.HDSize, a.Disk.SwapSize, a.Disk.MaxRoot, a.Disk.MaxVZ, a.Disk.MinFree = size(500), size(2.5), size(20), size(100), size(0)
 		}},
+		{"bond-vlan", 64e9, func(f *probe.Facts, a *answer.Answer) {
+			a.Link = answer.Link{VLAN: 10, MTU: 9000, SecondCIDR: "2001:DB8::10/64", SecondGateway: "fe80::1",
+				Bond: answer.Bond{Mode: "802.3ad", Filter: map[string]string{"ID_NET_DRIVER": "virtio*"}, Hash: "layer3+4", LACPRate: "fast"}}
+		}},
 		{"existing", 64e9, func(f *probe.Facts, a *answer.Answer) {
 			f.Disks[0].Installation = &probe.Installation{ID: "00000000aaaaaaaa", ESP: "vda2"}
 		}},
@@ -192,7 +196,7 @@ func TestDescribeGolden(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			f, a := facts(c.disk), ans()
 			c.edit(&f, &a)
-			p, fs := Make(f, a, image(), identity(t))
+			p, fs := made(f, a, image(), identity(t))
 			var b strings.Builder
 			fs.Write(&b)
 			b.WriteString(p.Describe())
@@ -229,7 +233,7 @@ func TestFindings(t *testing.T) {
 		{"nic-not-found", func(_ *probe.Facts, a *answer.Answer, _ *Image) {
 			a.Network.Filter = map[string]string{"INTERFACE": "x"}
 		}},
-		{"not-in-this-version not-in-this-version not-in-this-version", func(_ *probe.Facts, a *answer.Answer, _ *Image) {
+		{"not-in-this-version", func(_ *probe.Facts, a *answer.Answer, _ *Image) {
 			a.Link.VLAN, a.Webhook.URL, a.FirstBoot.Source = 5, "https://example.com", "from-iso"
 		}},
 		{"not-in-this-version", func(_ *probe.Facts, a *answer.Answer, _ *Image) {
@@ -238,6 +242,9 @@ func TestFindings(t *testing.T) {
 		{"", func(_ *probe.Facts, a *answer.Answer, _ *Image) {
 			a.FirstBoot = answer.FirstBoot{Source: "from-url", URL: "https://example.com"}
 		}},
+		{"nic-not-found", func(_ *probe.Facts, a *answer.Answer, _ *Image) {
+			a.Link.Bond = answer.Bond{Mode: "802.3ad", Filter: map[string]string{"ID_NET_DRIVER": "ixgbe"}}
+		}},
 		{"btrfs-not-offered", func(_ *probe.Facts, a *answer.Answer, _ *Image) {
 			a.Disk.Filesystem, a.Disk.Btrfs = answer.Btrfs, answer.BtrfsOptions{RAID: answer.RAID10, Compress: "zlib"}
 		}},
@@ -245,10 +252,10 @@ func TestFindings(t *testing.T) {
 			a.Global.FQDNSource, a.Global.FQDN = answer.FromDHCP, ""
 		}},
 		{"hostname-unknown", func(f *probe.Facts, a *answer.Answer, _ *Image) {
-			a.Global.FQDNSource, f.Lease = answer.FromDHCP, &probe.Lease{Host: "a_b"}
+			a.Global.FQDNSource, f.Leases = answer.FromDHCP, []probe.Lease{{Interface: "eth1", Host: "a_b"}}
 		}},
 		{"", func(f *probe.Facts, a *answer.Answer, _ *Image) {
-			a.Global.FQDNSource, a.Global.FQDNDomain, f.Lease = answer.FromDHCP, "example.com", &probe.Lease{Host: "n7"}
+			a.Global.FQDNSource, a.Global.FQDNDomain, f.Leases = answer.FromDHCP, "example.com", []probe.Lease{{Interface: "eth0"}, {Interface: "eth1", Host: "n7"}}
 		}},
 		{"disk-count", func(f *probe.Facts, a *answer.Answer, _ *Image) {
 			pool(f, a, answer.RAID10, 5)
@@ -328,7 +335,7 @@ func TestFindings(t *testing.T) {
 	} {
 		f, a, m := facts(64e9), ans(), image()
 		c.edit(&f, &a, &m)
-		p, fs := Make(f, a, m, identity(t))
+		p, fs := made(f, a, m, identity(t))
 		var stops []string
 		for _, x := range fs {
 			if x.Level.String() == "error" {
@@ -365,7 +372,8 @@ interface-name-pinning.enabled = true
 	return a
 }
 
-// With nobody there, data and keys that are missing stop; a person is warned.
+// With nobody there, a key that is missing stops; a person is warned. Data must
+// be named in any case.
 func TestUnattendedIsStricter(t *testing.T) {
 	f := facts(64e9)
 	f.Firmware.SecureBoot = true
@@ -380,9 +388,9 @@ func TestUnattendedIsStricter(t *testing.T) {
 	}{
 		{unattended(t, zfs), "firmware-mode secure-boot link-speed-unknown pinning-not-needed subscription-unused zfs-key-not-enrolled! vg-name-taken pool-name-taken disk-holds-data!"},
 		{unattended(t, zfs+"[joist.disk]\noverwrite = [\"0123456789abcdef\"]"), "firmware-mode secure-boot link-speed-unknown pinning-not-needed subscription-unused zfs-key-not-enrolled! vg-name-taken pool-name-taken"},
-		{person, "firmware-mode secure-boot link-speed-unknown zfs-key-not-enrolled vg-name-taken pool-name-taken disk-holds-data"},
+		{person, "firmware-mode secure-boot link-speed-unknown zfs-key-not-enrolled vg-name-taken pool-name-taken disk-holds-data!"},
 	} {
-		_, fs := Make(f, c.a, image(), identity(t))
+		_, fs := made(f, c.a, image(), identity(t))
 		var got []string
 		for _, x := range fs {
 			mark := ""
@@ -407,10 +415,13 @@ func TestWarnings(t *testing.T) {
 		"no-thin-pool":  func(_ *probe.Facts, a *answer.Answer) { a.Disk.MaxVZ = &small },
 		"waiver-unused": func(_ *probe.Facts, a *answer.Answer) { a.Waive = []string{"memory-too-small"} },
 		"nic-guessed":   func(f *probe.Facts, _ *answer.Answer) { f.NICs[0].Carrier = "up" },
+		"bond-of-one": func(_ *probe.Facts, a *answer.Answer) {
+			a.Link.Bond = answer.Bond{Mode: "802.3ad", Filter: map[string]string{"INTERFACE": "eth1"}}
+		},
 	} {
 		f, a := facts(64e9), ans()
 		edit(&f, &a)
-		_, fs := Make(f, a, image(), identity(t))
+		_, fs := made(f, a, image(), identity(t))
 		if fs.Stops() || !slices.ContainsFunc(fs, func(x finding.Finding) bool { return x.Code == want }) {
 			t.Errorf("%s: %v", want, fs)
 		}
@@ -419,6 +430,16 @@ func TestWarnings(t *testing.T) {
 
 // Each member starts alone: it has every boot part, of its own GUIDs, under
 // one installation id, and a step never has the name of another.
+// Of several cards with a link the one on whose network DHCP answers is taken.
+func TestLeaseChoosesCard(t *testing.T) {
+	f := facts(64e9)
+	f.NICs[0].Carrier, f.Leases = "up", []probe.Lease{{Interface: "eth1"}}
+	p, fs := made(f, ans(), image(), identity(t))
+	if p.NIC.Name != "eth1" || slices.ContainsFunc(fs, func(x finding.Finding) bool { return x.Code == "nic-guessed" }) {
+		t.Errorf("%s: %v", p.NIC.Name, fs)
+	}
+}
+
 func TestEveryMemberBoots(t *testing.T) {
 	f, a := facts(64e9), ans()
 	pool(&f, &a, answer.RAIDZ3, 5)
@@ -426,7 +447,7 @@ func TestEveryMemberBoots(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p, fs := Make(f, a, image(), id)
+	p, fs := made(f, a, image(), id)
 	if fs.Stops() {
 		t.Fatal(fs)
 	}
@@ -470,7 +491,7 @@ func TestAdoptionWipesNoData(t *testing.T) {
 	f, a := facts(64e9), ans()
 	f.Disks[0].Installation = installed(f.Disks[0], 0, "lvm")
 	a.Disk.Adopt, a.Install.Reinstall = true, true
-	p, fs := Make(f, a, image(), identity(t))
+	p, fs := made(f, a, image(), identity(t))
 	if fs.Stops() {
 		t.Fatal(fs)
 	}
@@ -527,14 +548,16 @@ func TestHalfMarkedIsFinished(t *testing.T) {
 		f.Disks[i].Installation = installed(f.Disks[i], i, "md")
 		f.Disks[i].Installation.Unfinished = i == 0
 	}
-	p, fs := Make(f, a, image(), identity(t))
+	p, fs := made(f, a, image(), identity(t))
 	if p.Result != BootExisting || p.Disk.Name != f.Disks[1].Name || fs.Stops() {
 		t.Errorf("%s from %s: %v", p.Result, p.Disk.Name, fs)
 	}
 }
 
 func TestNotPossible(t *testing.T) {
-	if f := NotPossible(ClosePool{Name: "x"}); f.Level != finding.Stop || f.Code != "step-not-possible" || !strings.Contains(f.Text, `close pool "x"`) {
+	f := NotPossible(ClosePool{Name: "x"})
+	remember(finding.List{f})
+	if f.Level != finding.Stop || f.Code != "step-not-possible" || !strings.Contains(f.Text, `close pool "x"`) {
 		t.Error(f)
 	}
 }
@@ -543,7 +566,7 @@ func TestNotPossible(t *testing.T) {
 func TestJoinRequest(t *testing.T) {
 	a := ans()
 	a.Cluster = answer.Cluster{Address: "n0.example.com:8006", Token: "joist-id-topsecret", Fingerprint: "AB:CD"}
-	p, fs := Make(facts(64e9), a, image(), identity(t))
+	p, fs := made(facts(64e9), a, image(), identity(t))
 	if fs.Stops() {
 		t.Fatal(fs)
 	}
@@ -571,7 +594,7 @@ func TestJoinRequest(t *testing.T) {
 }
 
 func TestReportHoldsNoSecret(t *testing.T) {
-	p, _ := Make(facts(64e9), ans(), image(), identity(t))
+	p, _ := made(facts(64e9), ans(), image(), identity(t))
 	files, err := p.Seed("u", "$y$hash")
 	if err != nil {
 		t.Fatal(err)
@@ -630,7 +653,7 @@ func FuzzMake(f *testing.F) {
 			a.Disk.List, a.Disk.Filter = nil, map[string]string{"ID_SERIAL": "*"}
 		}
 		a.Disk.Adopt, a.Install.Reinstall = adopt, adopt
-		p, fs := Make(x, a, image(), id)
+		p, fs := made(x, a, image(), id)
 		if p.Result == Install && !fs.Stops() && len(p.Actions) == 0 {
 			t.Error("nothing stops, and nothing is planned")
 		}

@@ -18,9 +18,6 @@ type refusal struct {
 // refusals shrinks as the node learns; each row has one owner.
 func refusals() []refusal {
 	return []refusal{
-		{"joist.network", "VLAN, bond, MTU and a second address of the management network", "remove the table; the address is then untagged on one card",
-			func(a answer.Answer) bool { return a.Link.Asked() }},
-		{"post-installation-webhook", "a report by webhook", "remove the table", func(a answer.Answer) bool { return a.Webhook.URL != "" }},
 		{"first-boot.source", "a first-boot program on the medium", "put it on a server and set source = \"from-url\"",
 			func(a answer.Answer) bool { return a.FirstBoot.Source == "from-iso" }},
 		{"first-boot.ordering", "a first-boot program that is fetched before there is a network", "set ordering = \"network-online\"",
@@ -64,16 +61,18 @@ func nearestCompression(btrfs string) string {
 	}
 }
 
-// hostName fills the name from the lease where the answer asks for that.
-func hostName(f probe.Facts, a *answer.Answer, fs *finding.List) {
+// hostName fills the name from the management card's lease where the answer
+// asks for that.
+func hostName(f probe.Facts, nic probe.NIC, a *answer.Answer, fs *finding.List) {
 	if a.Global.FQDNSource != answer.FromDHCP {
 		return
 	}
-	if f.Lease == nil || f.Lease.Host == "" {
-		fs.Stopf("hostname-unknown", "global.fqdn.source", "have the DHCP server send a host name (option 12), or write it: fqdn = \"node1.example.com\"", "no DHCP lease holds a host name")
+	i := slices.IndexFunc(f.Leases, func(l probe.Lease) bool { return l.Interface == nic.Name })
+	if i < 0 || f.Leases[i].Host == "" {
+		fs.Stopf("hostname-unknown", "global.fqdn.source", "have the DHCP server send a host name (option 12), or write it: fqdn = \"node1.example.com\"", "no DHCP lease of %s holds a host name", nic.Name)
 		return
 	}
-	name, domain := f.Lease.Host, f.Lease.Domain
+	name, domain := f.Leases[i].Host, f.Leases[i].Domain
 	if domain == "" {
 		domain = a.Global.FQDNDomain
 	}

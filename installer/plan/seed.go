@@ -1,14 +1,19 @@
 package plan
 
 import (
+	"crypto/ed25519"
 	"encoding/json"
+	"encoding/pem"
 	"fmt"
 	"net/netip"
 	"strings"
 	"time"
 
+	"golang.org/x/crypto/ssh"
+
 	"joist/api/node"
 	"joist/installer/answer"
+	"joist/installer/preflight"
 )
 
 // VGUUIDSize is the length of a volume group's UUID in LVM's spelling; the
@@ -37,8 +42,16 @@ func (p Plan) NodeConfig(vgUUID string) node.Config {
 		Network:   node.Network{Bridge: "vmbr0", MAC: p.NIC.MAC, Link: p.NIC.Name, Method: "dhcp", Search: strings.ToLower(a.Global.Domain())},
 		Storage:   p.storageConfig(vgUUID),
 	}
+	n := &c.Network
 	if a.Network.Source == answer.FromAnswer {
-		c.Network.Method, c.Network.CIDR, c.Network.Gateway, c.Network.DNS = "static", canonical(a.Network.CIDR), a.Network.Gateway, a.Network.DNS
+		n.Method, n.CIDR, n.Gateway, n.DNS = "static", canonical(a.Network.CIDR), a.Network.Gateway, a.Network.DNS
+	}
+	n.SecondCIDR, n.SecondGateway, n.VLAN, n.MTU = canonical(a.Link.SecondCIDR), a.Link.SecondGateway, a.Link.VLAN, a.Link.MTU
+	if len(p.Bond) > 0 {
+		n.Bond = &node.Bond{Mode: a.Link.Bond.Mode, Hash: a.Link.Bond.Hash, LACPRate: a.Link.Bond.LACPRate}
+		for _, card := range p.Bond {
+			n.Bond.Cards = append(n.Bond.Cards, node.Card{MAC: card.MAC, Name: card.Name})
+		}
 	}
 	return c
 }
@@ -74,8 +87,18 @@ func canonical(cidr string) string {
 
 // Report is install-report.json: what was decided, without any secret.
 type Report struct {
-	Plan   Plan   `json:"plan"`
-	Answer string `json:"answer"`
+	Plan   Plan             `json:"plan"`
+	Answer string           `json:"answer"`
+	Checks preflight.Report `json:"checks"` // of the machine, as it was installed
+}
+
+// hostKey makes the node's SSH host key.
+func (p Plan) hostKey() ([]byte, error) {
+	block, err := ssh.MarshalPrivateKey(ed25519.NewKeyFromSeed(p.Identity.HostKey[:]), "")
+	if err != nil {
+		return nil, fmt.Errorf("encode host key: %w", err)
+	}
+	return pem.EncodeToMemory(block), nil
 }
 
 // Seed makes the files of the state volume. shadow is the hash of root's
@@ -85,9 +108,13 @@ func (p Plan) Seed(vgUUID, shadow string) ([]SeedFile, error) {
 	if err != nil {
 		return nil, fmt.Errorf("encode node configuration: %w", err)
 	}
-	report, err := json.MarshalIndent(Report{Plan: p, Answer: p.Answer.String()}, "", "  ")
+	report, err := json.MarshalIndent(Report{Plan: p, Answer: p.Answer.String(), Checks: p.Checks}, "", "  ")
 	if err != nil {
 		return nil, fmt.Errorf("encode installation report: %w", err)
+	}
+	hostKey, err := p.hostKey()
+	if err != nil {
+		return nil, err
 	}
 	keys := ""
 	for _, k := range p.Answer.Global.RootSSHKeys {
@@ -99,6 +126,7 @@ func (p Plan) Seed(vgUUID, shadow string) ([]SeedFile, error) {
 		{node.KeysFile, 0o600, []byte(keys)},
 		{node.HostIDFile, 0o444, []byte(p.Identity.MachineID + "\n")},
 		{node.ReportFile, 0o600, append(report, '\n')},
+		{node.HostKeyFile, 0o600, hostKey},
 	}
 	if f := p.Answer.FirstBoot; f.Source != "" {
 		request, err := json.MarshalIndent(node.FirstBootRequest{URL: f.URL, Fingerprint: f.Fingerprint, Ordering: or(f.Ordering, node.OrderingUp)}, "", "  ")

@@ -109,7 +109,7 @@ func InstallationID(guid string) string {
 // PartitionName follows the kernel (block/partitions/core.c): a "p" before the
 // number when the disk's name ends in a digit.
 func PartitionName(disk string, n int) string {
-	if c := disk[len(disk)-1]; c >= '0' && c <= '9' {
+	if c := disk[max(len(disk)-1, 0):]; c >= "0" && c <= "9" {
 		return fmt.Sprintf("%sp%d", disk, n)
 	}
 	return fmt.Sprintf("%s%d", disk, n)

@@ -31,9 +31,11 @@ type Facts struct {
 	TPM         string   `json:"tpm,omitempty"` // "2", "1", NoTPM, or "" when it is not known
 	// Reference is another clock's time at Time, where one was asked.
 	Reference *Reference `json:"reference,omitempty"`
-	Lease     *Lease     `json:"lease,omitempty"`
-	ZFS       string     `json:"zfs,omitempty"` // Present or Absent in the running image, "" when it is not known
-	Problems  []string   `json:"problems,omitempty"`
+	// Leases are what DHCP offers on the cards that have a link.
+	Leases   []Lease  `json:"leases,omitempty"`
+	DMI      DMI      `json:"dmi,omitzero"`
+	ZFS      string   `json:"zfs,omitempty"` // Present or Absent in the running image, "" when it is not known
+	Problems []string `json:"problems,omitempty"`
 }
 
 // NoTPM is Facts.TPM of a machine without one.
@@ -55,6 +57,14 @@ type IOMMU struct {
 type Reference struct {
 	Time   time.Time `json:"time"`
 	Source string    `json:"source"`
+}
+
+// DMI is what the firmware says the machine is (SMBIOS): keys "name",
+// "serial", "sku", "uuid" and "asset_tag" as far as they are filled in.
+type DMI struct {
+	System    map[string]string `json:"system,omitempty"`
+	Baseboard map[string]string `json:"baseboard,omitempty"`
+	Chassis   map[string]string `json:"chassis,omitempty"`
 }
 
 // Lease is what DHCP says about the machine's name.
@@ -82,13 +92,16 @@ type Firmware struct {
 
 // CPU says what runs guests.
 type CPU struct {
-	Vendor         string `json:"vendor"`
-	Model          string `json:"model"`
-	Count          int    `json:"count"`
-	Virtualisation string `json:"virtualisation,omitempty"` // "vmx", "svm" or ""
-	KVM            bool   `json:"kvm"`                      // /dev/kvm made a virtual machine
-	KVMError       string `json:"kvm_error,omitempty"`
-	Lock           string `json:"lock,omitempty"` // Off when firmware has switched it off, On when not, "" unknown
+	Vendor         string   `json:"vendor"`
+	Model          string   `json:"model"`
+	Count          int      `json:"count"`             // logical ones
+	Cores          int      `json:"cores,omitempty"`   // of all sockets
+	Sockets        int      `json:"sockets,omitempty"` //
+	Flags          []string `json:"-"`
+	Virtualisation string   `json:"virtualisation,omitempty"` // "vmx", "svm" or ""
+	KVM            bool     `json:"kvm"`                      // /dev/kvm made a virtual machine
+	KVMError       string   `json:"kvm_error,omitempty"`
+	Lock           string   `json:"lock,omitempty"` // Off when firmware has switched it off, On when not, "" unknown
 }
 
 // Values of CPU.Lock and Memory.ECC.

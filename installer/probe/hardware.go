@@ -66,6 +66,22 @@ func (m Machine) tpm() string {
 	return NoTPM
 }
 
+// dmi reads what the kernel shows of SMBIOS (Documentation/ABI/testing/
+// sysfs-firmware-dmi-tables and drivers/firmware/dmi-id.c).
+func (m Machine) dmi() DMI {
+	group := func(prefix string, keys ...string) map[string]string {
+		out := map[string]string{}
+		for _, k := range keys {
+			if v := m.read("sys/class/dmi/id", prefix+"_"+k); v != "" {
+				out[k] = v
+			}
+		}
+		return out
+	}
+	return DMI{System: group("product", "name", "serial", "sku", "uuid"), Baseboard: group("board", "asset_tag", "name", "serial"),
+		Chassis: group("chassis", "asset_tag", "serial", "sku")}
+}
+
 // zfs says whether the running image can make a pool: it brings the program,
 // or leaves ZFS out as a whole.
 func (m Machine) zfs() string {

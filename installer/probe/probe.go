@@ -32,7 +32,7 @@ const MediumDir = "/run/joist/medium"
 func (m Machine) Facts() Facts {
 	f := Facts{Time: m.Now().UTC(), Firmware: m.firmware(), CPU: m.cpu(), Memory: m.memory()}
 	f.Consoles, f.ConsoleArgs = m.consoles()
-	f.IOMMU, f.TPM, f.ZFS = m.iommu(), m.tpm(), m.zfs()
+	f.IOMMU, f.TPM, f.ZFS, f.DMI = m.iommu(), m.tpm(), m.zfs(), m.dmi()
 	problem := func(err error) {
 		if err != nil {
 			f.Problems = append(f.Problems, err.Error())
@@ -53,7 +53,7 @@ func (m Machine) Facts() Facts {
 			problem(fmt.Errorf("ask disk %s for its health: %w", f.Disks[i].Name, err))
 		}
 	}
-	f.NICs, err = m.nics()
+	f.NICs, err = m.NICs()
 	problem(err)
 	return f
 }
@@ -98,6 +98,8 @@ func (m Machine) firmware() Firmware {
 func (m Machine) cpu() CPU {
 	var c CPU
 	b, _ := os.ReadFile(m.path("proc/cpuinfo"))
+	cores, socket := map[string]bool{}, ""
+	sockets := map[string]bool{}
 	for l := range strings.SplitSeq(string(b), "\n") {
 		k, v, ok := strings.Cut(l, ":")
 		if !ok {
@@ -111,12 +113,19 @@ func (m Machine) cpu() CPU {
 			c.Vendor = v
 		case "model name":
 			c.Model = v
+		case "physical id":
+			socket = v
+			sockets[v] = true
+		case "core id":
+			cores[socket+" "+v] = true
 		case "flags":
-			for _, f := range strings.Fields(v) {
-				if f == "vmx" || f == "svm" {
-					c.Virtualisation = f
-				}
-			}
+			c.Flags = strings.Fields(v)
+		}
+	}
+	c.Cores, c.Sockets = max(len(cores), min(c.Count, 1)), max(len(sockets), min(c.Count, 1))
+	for _, f := range c.Flags {
+		if f == "vmx" || f == "svm" {
+			c.Virtualisation = f
 		}
 	}
 	if err := m.KVM(m.path("dev/kvm")); err != nil {
@@ -219,7 +228,9 @@ func orDefault(p map[string]string, key, v string) {
 // arphrdEther is ARPHRD_ETHER of <linux/if_arp.h>.
 const arphrdEther = 1
 
-func (m Machine) nics() ([]NIC, error) {
+// NICs lists the wired cards. Their links are known only while they are
+// enabled, which is somebody else's to do.
+func (m Machine) NICs() ([]NIC, error) {
 	entries, err := os.ReadDir(m.path("sys/class/net"))
 	if err != nil {
 		return nil, fmt.Errorf("list network interfaces: %w", err)

@@ -114,6 +114,9 @@ func hardware(m machine) {
 	m.write("sys/firmware/acpi/tables/IVRS", "")
 	m.write("sys/class/tpm/tpm0/tpm_version_major", "2\n")
 	m.write("usr/sbin/zpool", "")
+	for k, v := range map[string]string{"product_name": "Rack 1\n", "product_uuid": "6fb36fd4-77a1-57e6-13ae-000000cb48d7\n", "board_serial": "", "chassis_asset_tag": " 0815 \n", "bios_date": "01/01/2026\n"} {
+		m.write("sys/class/dmi/id/"+k, v)
+	}
 	m.write("sys/firmware/dmi/entries/16-0/raw", "\x10\x17\x00\x00\x03\x03\x06")
 	m.write("sys/class/net/eth0/speed", "1000\n")
 	m.write("sys/class/net/eth1/speed", "-1\n")

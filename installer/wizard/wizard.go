@@ -6,11 +6,9 @@ package wizard
 import (
 	"errors"
 	"fmt"
-	"strconv"
 	"strings"
 
 	"joist/installer/answer"
-	"joist/installer/preflight"
 	"joist/installer/probe"
 	"joist/internal/finding"
 )
@@ -36,12 +34,12 @@ type question struct {
 // Ask asks everything but the confirmation.
 func Ask(t Terminal, f probe.Facts) (answer.Answer, error) {
 	var a answer.Answer
-	a.Disk.Filesystem, a.Network.Source = "ext4", answer.FromDHCP
-	if err := askDisk(t, f, &a); err != nil {
+	a.Network.Source = answer.FromDHCP
+	if err := askDisks(t, f, &a); err != nil {
 		return a, err
 	}
 	for _, q := range []question{
-		{"global.fqdn", "Host name with domain", "joist.local", false, func(a *answer.Answer, s string) { a.Global.FQDN = s }},
+		{"global.fqdn", "Host name with domain", proposedName(f), false, func(a *answer.Answer, s string) { a.Global.FQDN = s }},
 		{"global.country", "Country (two letters)", "at", false, func(a *answer.Answer, s string) { a.Global.Country = strings.ToLower(s) }},
 		{"global.timezone", "Time zone", "UTC", false, func(a *answer.Answer, s string) { a.Global.Timezone = s }},
 		{"global.keyboard", "Keyboard (" + strings.Join(answer.Keyboards(), " ") + ")", "en-us", false, func(a *answer.Answer, s string) { a.Global.Keyboard = s }},
@@ -55,6 +53,16 @@ func Ask(t Terminal, f probe.Facts) (answer.Answer, error) {
 		return a, err
 	}
 	return a, askNetwork(t, f, &a)
+}
+
+// proposedName is what DHCP calls the machine.
+func proposedName(f probe.Facts) string {
+	for _, l := range f.Leases {
+		if l.Host != "" && l.Domain != "" {
+			return l.Host + "." + l.Domain
+		}
+	}
+	return "joist.local"
 }
 
 func ask(t Terminal, a *answer.Answer, q question) error {
@@ -100,52 +108,6 @@ func show(t Terminal, fs finding.List) bool {
 		t.Print(f.String() + "\n")
 	}
 	return !fs.Stops()
-}
-
-func askDisk(t Terminal, f probe.Facts, a *answer.Answer) error {
-	disks := preflight.Targets(f)
-	if len(disks) == 0 {
-		return errors.New("choose a disk: none was found")
-	}
-	t.Print("\nDisks:\n")
-	for i, d := range disks {
-		t.Print(fmt.Sprintf("  %d  %s\n", i+1, d.Describe()))
-	}
-	for {
-		t.Print("Number of the disk to install on; everything on it is lost: ")
-		reply, err := t.Line()
-		if err != nil {
-			return fmt.Errorf("ask for the disk: %w", err)
-		}
-		n, err := strconv.Atoi(strings.TrimSpace(reply))
-		if err != nil || n < 1 || n > len(disks) {
-			t.Print(fmt.Sprintf("Type a number from 1 to %d.\n", len(disks)))
-			continue
-		}
-		d := disks[n-1]
-		if !show(t, preflight.Target(f, d)) {
-			continue
-		}
-		a.Disk.List = []string{d.Name}
-		return confirmReplace(t, f, d, a)
-	}
-}
-
-// confirmReplace wants the id of the system that would be lost.
-func confirmReplace(t Terminal, f probe.Facts, d probe.Disk, a *answer.Answer) error {
-	if d.Installation == nil || f.Unfinished(*d.Installation) && !d.Installation.KeepsData {
-		return nil
-	}
-	t.Print(fmt.Sprintf("This disk holds Joist installation %s. Type its id to replace it: ", d.Installation.ID))
-	reply, err := t.Line()
-	if err != nil {
-		return fmt.Errorf("ask for the installation's id: %w", err)
-	}
-	if strings.TrimSpace(reply) != d.Installation.ID {
-		return ErrDeclined
-	}
-	a.Install.Installation = d.Installation.ID
-	return nil
 }
 
 func askPassword(t Terminal, a *answer.Answer) error {

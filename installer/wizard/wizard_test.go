@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"joist/image/disk"
 	"joist/installer/probe"
 )
 
@@ -27,27 +28,44 @@ func (p *paper) Line() (string, error) {
 func (p *paper) Secret() (string, error) { return p.Line() }
 
 func facts() probe.Facts {
+	old := func() *probe.Installation {
+		return &probe.Installation{ID: "0123456789abcdef", Group: "g", Array: "a", Table: &disk.Layout{}}
+	}
 	return probe.Facts{
 		Disks: []probe.Disk{{Name: "vda", Size: 64e9, Sector: 512}, {Name: "vdb", Size: 1e9, Sector: 512},
-			{Name: "vdc", Size: 64e9, Sector: 512, Installation: &probe.Installation{ID: "0123456789abcdef"}}},
-		NICs: []probe.NIC{{Name: "eth0", MAC: "52:54:00:00:00:01", Carrier: "up"}},
+			{Name: "vdc", Size: 64e9, Sector: 512, Installation: old(), DataID: "0123456789abcdef"}, {Name: "vdd", Size: 64e9, Sector: 512, Installation: old()},
+			{Name: "vde", Size: 64e9, Sector: 512, DataID: "fedcba9876543210", Contents: []probe.Content{{Where: "vde", Kind: "ext4", Name: "home"}}}},
+		NICs:   []probe.NIC{{Name: "eth0", MAC: "52:54:00:00:00:01", Carrier: "up"}},
+		Leases: []probe.Lease{{Interface: "eth0", Host: "n7", Domain: "lab"}},
+		ZFS:    probe.Present,
 	}
 }
 
 func TestAsk(t *testing.T) {
+	rest := []string{"", "", "", "", "", "longenough", "longenough", ""}
+	with := func(first ...string) []string { return append(first, rest...) }
 	for _, c := range []struct {
 		name    string
 		replies []string
 		want    string // of the answer, "" when Ask fails
 		said    string
 	}{
-		{"dhcp", []string{"9", "2", "1", "bad_name", "n1.lab", "AT", "", "de", "", "short", "longenough", "different", "longenough", "longenough", ""},
+		{"dhcp", []string{"", "9", "2", "1", "bad_name", "n1.lab", "AT", "", "de", "", "short", "longenough", "different", "longenough", "longenough", ""},
 			`disk-list = ["vda"]`, "The two are not the same"},
-		{"static", []string{"1", "", "", "", "", "", "longenough", "longenough", "static", "eth9", "", "192.0.2.0/24", "192.0.2.5/24", "198.51.100.1", "192.0.2.1", "192.0.2.1"},
+		{"static", []string{"1", "1", "", "", "", "", "", "longenough", "longenough", "static", "eth9", "", "192.0.2.0/24", "192.0.2.5/24", "198.51.100.1", "192.0.2.1", "192.0.2.1"},
 			`cidr = "192.0.2.5/24"`, "outside the network"},
-		{"replace", []string{"3", "0123456789abcdef", "", "", "", "", "", "longenough", "longenough", "dhcp"}, `installation = "0123456789abcdef"`, "Type its id"},
-		{"not replaced", []string{"3", "no"}, "", "Type its id"},
-		{"line lost", []string{"1", "n1.lab"}, "", ""},
+		{"the lease's name", with("", "1"), `fqdn = "n7.lab"`, "[n7.lab]"},
+		{"xfs", with("99", "2", "1"), `filesystem = "xfs"`, "from 1 to"},
+		{"mirror", with("3", "1", "1 1", "1 5", "fedcba9876543210"), `raid = "raid1"`, "Name each disk once"},
+		{"pool", with("6", "1,5", "fedcba9876543210"), `zfs.raid = "raid1"`, "Layouts:"},
+		{"several for one", with("5", "1 5", "1"), `zfs.raid = "raid0"`, "for one disk"},
+		{"replace", with("", "3", "0123456789abcdef", "no"), `installation = "0123456789abcdef"`, "Type its id"},
+		{"keep", with("3", "3 4", "0123456789abcdef", "maybe", "yes"), "adopt = true", "with the guests"},
+		{"keep not", with("3", "3 4", "0123456789abcdef", "no"), `installation = "0123456789abcdef"`, "with the guests"},
+		{"not replaced", []string{"", "3", "no"}, "", "Type its id"},
+		{"foreign data", with("", "5", "fedcba9876543210"), `overwrite = ["fedcba9876543210"]`, "vde ext4 home"},
+		{"foreign data stays", []string{"", "5", "yes"}, "", "All of it is lost"},
+		{"line lost", []string{"", "1", "n1.lab"}, "", ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			p := &paper{replies: c.replies}
@@ -58,7 +76,22 @@ func TestAsk(t *testing.T) {
 			if fs := a.Validate(); c.want != "" && fs.Stops() {
 				t.Error(fs)
 			}
+			if c.name == "keep not" && a.Disk.Adopt || err == nil && len(p.replies) > 0 {
+				t.Errorf("adopt %v, unread %q", a.Disk.Adopt, p.replies)
+			}
 		})
+	}
+}
+
+// A layout is offered when the image can make it of the disks that there are.
+func TestLayouts(t *testing.T) {
+	for _, c := range []struct {
+		zfs         bool
+		disks, want int
+	}{{false, 1, 2}, {false, 2, 4}, {true, 1, 3}, {true, 2, 6}, {true, 3, 7}, {true, 4, 9}, {true, 5, 10}} {
+		if got := layouts(c.zfs, c.disks); len(got) != c.want {
+			t.Errorf("zfs %v, %d disks: %v", c.zfs, c.disks, got)
+		}
 	}
 }
 

@@ -17,6 +17,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"joist/installer/answer"
 	"joist/internal/finding"
 	"joist/internal/progress"
 	"joist/internal/run"
@@ -35,6 +36,7 @@ type Options struct {
 	Mirror    string            // base URL instead of apt's sources
 	Proxy     string            // URL of a proxy instead of apt's and the environment's
 	Answer    string            // answer file to put inside
+	From      answer.Source     // server to name inside; its URL is empty for none
 	Pool      string            // archive of SavePool to take all from, "" for the network
 	SavePool  string            // archive to put all into that was fetched, "" for none
 	Key       string            // file of the Ed25519 key that signs SHA256SUMS, "" for none
@@ -71,7 +73,7 @@ type Builder struct {
 	key      ed25519.PrivateKey
 	said     finding.List // about the system, for who takes it from the cache
 
-	answerText []byte            // to be put on the medium
+	private    map[string][]byte // to be put on the medium beside the build
 	signatures map[string]string // made with the key, by artefact
 	selfSum    string            // hash of the builder that runs
 	moduleKey  *moduleSigner     // nil for none

@@ -211,6 +211,21 @@ func (a artefact) reportMedium(r *Report) error {
 		r.Findings = append(r.Findings, secretsInside(x, answerFile)...)
 		r.Answer = x.String()
 	}
+	if text, err := a.medium.Read(sourceFile); err == nil {
+		x, fl := answer.DecodeSource(text)
+		r.Findings = append(r.Findings, fl...)
+		at, query, _ := strings.Cut(x.URL, "?")
+		if r.Answer = "from " + at; query != "" { // which may be a secret
+			r.Answer += "?***"
+		}
+		if x.Fingerprint != "" {
+			r.Answer += "\nthe server's certificate must be " + x.Fingerprint
+		}
+		if x.Token != "" {
+			r.Answer += "\nwith a token"
+			r.Findings.Warnf("answer-secret", sourceFile, "keep the medium as you would keep the secret", "the token of the answer server lies readable on the medium")
+		}
+	}
 	return nil
 }
 
@@ -240,8 +255,11 @@ func (r *Report) compareManifest(name string, text []byte, find func(file string
 	return nil
 }
 
-// answerFile is where the medium has an answer.
-const answerFile = "/joist/answer.toml"
+// Where the medium has an answer, or the name of a server that gives one.
+const (
+	answerFile = "/joist/answer.toml"
+	sourceFile = "/joist/" + answer.SourceFile
+)
 
 // secretsInside names what whoever gets hold of the medium can read.
 func secretsInside(a answer.Answer, name string) finding.List {

@@ -34,13 +34,43 @@ const (
 
 // isoFiles writes the installable image.
 func (b *Builder) isoFiles(ctx context.Context, s System) (map[string]string, error) {
-	if err := b.medium(ctx, s, b.answerText); err != nil {
+	if err := b.medium(ctx, s, b.private); err != nil {
 		return nil, err
 	}
 	return map[string]string{b.artefactPath(ISO): "medium.iso"}, nil
 }
 
-// answer reads and checks the answer file before anything long begins.
+// inside is what the medium holds beside a build, by its path there: an answer,
+// or the name of a server that has one. It is checked before anything long
+// begins.
+func (b *Builder) inside() (map[string][]byte, error) {
+	out := map[string][]byte{}
+	text, err := b.answer()
+	if err != nil {
+		return nil, err
+	}
+	if text != nil {
+		out[answerFile] = text
+	}
+	if b.o.From == (answer.Source{}) {
+		return out, nil
+	}
+	fl := b.o.From.Check("--answer-url")
+	if text != nil {
+		fl.Stopf("answer-twice", "--answer-url", "give one of the two", "the image cannot hold an answer and the name of a server")
+	}
+	if b.o.From.Token != "" {
+		fl.Warnf("answer-secret", "--answer-token-file", "keep the medium as you would keep the secret, and have the server give the token up after use", "the token lies readable on the medium")
+	}
+	b.o.Say(fl)
+	if err := fl.Err(); err != nil {
+		return nil, err
+	}
+	out[sourceFile], err = answer.EncodeSource(b.o.From)
+	return out, err
+}
+
+// answer reads and checks the answer file.
 func (b *Builder) answer() ([]byte, error) {
 	if b.o.Answer == "" {
 		return nil, nil
@@ -59,8 +89,8 @@ func (b *Builder) answer() ([]byte, error) {
 }
 
 // medium gathers the medium's files in the work folder and writes the image.
-func (b *Builder) medium(ctx context.Context, s System, text []byte) error {
-	files, err := b.contents(ctx, s, text)
+func (b *Builder) medium(ctx context.Context, s System, inside map[string][]byte) error {
+	files, err := b.contents(ctx, s, inside)
 	if err != nil {
 		return err
 	}
@@ -79,7 +109,7 @@ func (b *Builder) medium(ctx context.Context, s System, text []byte) error {
 		b.o.Say(fl)
 	}
 	return writeFile(filepath.Join(b.work, "medium.iso"), func(f *os.File) error {
-		if text != nil { // an answer may hold secrets
+		if len(inside) > 0 { // it may hold secrets
 			if err := f.Chmod(0o600); err != nil {
 				return err
 			}
@@ -89,7 +119,7 @@ func (b *Builder) medium(ctx context.Context, s System, text []byte) error {
 }
 
 // contents makes the medium's files: path on the medium → content.
-func (b *Builder) contents(ctx context.Context, s System, text []byte) (map[string]tree.Source, error) {
+func (b *Builder) contents(ctx context.Context, s System, inside map[string][]byte) (map[string]tree.Source, error) {
 	dir := "/joist/" + b.id
 	menu, err := boot.MediumMenu(boot.Medium{BuildID: b.id, Version: b.cfg.Version, Console: b.consoles(), Extra: strings.Fields(b.cfg.Image.KernelArgs)})
 	if err != nil {
@@ -102,9 +132,6 @@ func (b *Builder) contents(ctx context.Context, s System, text []byte) (map[stri
 	}
 	if b.moduleKey != nil {
 		saved["modules.der"], files[dir+"/boot/modules.der"] = b.moduleKey.cert, "modules.der"
-	}
-	if text != nil {
-		saved["answer.toml"], files[answerFile] = text, "answer.toml"
 	}
 	for name, c := range saved {
 		if err := b.saveInWork(name, c); err != nil {
@@ -138,6 +165,9 @@ func (b *Builder) contents(ctx context.Context, s System, text []byte) (map[stri
 		return nil, err
 	}
 	out := map[string]tree.Source{}
+	for at, text := range inside {
+		out[at] = tree.Bytes(text)
+	}
 	for at, local := range files {
 		if out[at], err = tree.FromFile(local); err != nil {
 			return nil, err

@@ -91,7 +91,7 @@ func (b *Builder) Make(ctx context.Context, kinds ...Kind) ([]string, error) {
 
 func (b *Builder) make(ctx context.Context, kinds []Kind) (err error) {
 	if slices.Contains(kinds, ISO) {
-		if b.answerText, err = b.answer(); err != nil {
+		if b.private, err = b.inside(); err != nil {
 			return err
 		}
 	}
@@ -140,7 +140,7 @@ func (b *Builder) make(ctx context.Context, kinds []Kind) (err error) {
 func (b *Builder) changed(kinds []Kind) (todo []Kind, err error) {
 	for _, k := range kinds {
 		same := false
-		if k != ISO || b.answerText == nil { // of an answer's secrets no cache keeps a trace
+		if k != ISO || len(b.private) == 0 { // of an answer's secrets no cache keeps a trace
 			if same, err = b.unchanged(k); err != nil {
 				return nil, err
 			}
@@ -176,7 +176,7 @@ func (b *Builder) release(r release) error {
 		return err
 	}
 	for k, files := range r.kinds {
-		if k == ISO && b.answerText != nil {
+		if k == ISO && len(b.private) > 0 {
 			continue
 		}
 		of := map[string]string{}

@@ -74,7 +74,7 @@ func TestRelease(t *testing.T) {
 	is("another signature", false, ISO)
 
 	// An answer's secrets leave no trace, and what is made again none at all.
-	b.answerText = []byte("secret")
+	b.private = map[string][]byte{answerFile: []byte("secret")}
 	if todo, err := b.changed([]Kind{ISO, ISO}); err != nil || len(todo) != 1 {
 		t.Errorf("with an answer: %v, %v", todo, err)
 	}

@@ -16,6 +16,7 @@ import (
 	"strings"
 
 	"joist/image/boot"
+	"joist/installer/answer"
 	"joist/internal/finding"
 )
 
@@ -199,7 +200,7 @@ func Rebuild(ctx context.Context, a Account, o Options) error {
 	defer os.RemoveAll(tmp)
 	o.Out, o.Again, o.Signed, o.Locked, o.Key = filepath.Join(tmp, "out"), &a.Inputs, a.Made, true, ""
 	if a.Kind == ISO {
-		if o.Answer, err = answerOf(filepath.Join(a.Dir, a.Name), tmp); err != nil {
+		if o.Answer, o.From, err = answerOf(filepath.Join(a.Dir, a.Name), tmp); err != nil {
 			return err
 		}
 	}
@@ -214,20 +215,25 @@ func Rebuild(ctx context.Context, a Account, o Options) error {
 	return errors.Join(err, b.Close())
 }
 
-// answerOf takes the answer out of a medium: with it, the medium is made again.
-// One that is too damaged to be looked into gives none.
-func answerOf(medium, dir string) (string, error) {
+// answerOf takes the answer out of a medium, or the server that it names: with
+// it, the medium is made again. One that is too damaged to be looked into gives
+// none.
+func answerOf(medium, dir string) (file string, from answer.Source, err error) {
 	old, err := openArtefact(medium)
 	if err != nil {
-		return "", nil
+		return "", from, nil
 	}
 	defer old.f.Close()
+	if text, err := old.medium.Read(sourceFile); err == nil {
+		from, _ = answer.DecodeSource(text)
+		from.From = ""
+	}
 	text, err := old.medium.Read(answerFile)
 	if err != nil {
-		return "", nil
+		return "", from, nil
 	}
-	name := filepath.Join(dir, "answer.toml")
-	return name, os.WriteFile(name, text, 0o600)
+	file = filepath.Join(dir, "answer.toml")
+	return file, from, os.WriteFile(file, text, 0o600)
 }
 
 // compare names the first file in which the artefact differs from the one in

@@ -33,7 +33,8 @@ type Options struct {
 	Pool        string // GUID of the ZFS pool that holds it, "" with LVM
 	Array       string // UUID of the md mirror below that group, as mdadm prints it; "" without one
 	Trial       bool   // the slot has not been marked good yet
-	Answer      string // joist.answer=
+	Answer      string // joist.answer=: where an unattended installation finds its answer
+	AnswerPin   string // joist.answer-fingerprint=: SHA-256 of the answer server's certificate, 64 hex digits
 	RescueMount bool   // joist.rescue=mount
 	Keyboard    string // joist.keyboard=: layout, where nothing else says one
 	Verbose     bool   // debug, loglevel= or ignore_loglevel: leave the kernel's messages alone
@@ -139,6 +140,8 @@ func (o *Options) set(key, val string) string {
 		o.Trial = val == "1"
 	case "answer":
 		o.Answer = val
+	case "answer-fingerprint":
+		return checked(&o.AnswerPin, hex64, strings.ToLower(strings.ReplaceAll(val, ":", "")))
 	case "keyboard":
 		if layout.MatchString(val) { // no reason not to start
 			o.Keyboard = val

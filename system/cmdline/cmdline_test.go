@@ -50,6 +50,17 @@ func TestParseErrors(t *testing.T) {
 	}
 }
 
+func TestAnswerFingerprint(t *testing.T) {
+	const line, digits = "joist.mode=install joist.build=0123456789abcdef joist.answer=https://192.0.2.1/a joist.answer-fingerprint=", "ab01ab01ab01ab01ab01ab01ab01ab01ab01ab01ab01ab01ab01ab01ab01ab01"
+	o, err := Parse(line + "AB:01" + digits[4:])
+	if err != nil || o.Answer != "https://192.0.2.1/a" || o.AnswerPin != digits {
+		t.Errorf("%+v %v", o, err)
+	}
+	if o, err := Parse(line + "AB:01"); err == nil || o.AnswerPin != "" {
+		t.Errorf("%+v %v", o, err)
+	}
+}
+
 func TestKeyboardIsNoReasonNotToStart(t *testing.T) {
 	for val, want := range map[string]string{"de": "de", "fr-ch": "fr-ch", "../x": "", "DE": ""} {
 		if o, err := Parse(nodeLine + " joist.keyboard=" + val); o.Keyboard != want || err != nil {

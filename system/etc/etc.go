@@ -161,7 +161,7 @@ func sshd(keys bool) string {
 		root = "prohibit-password"
 	}
 	return "# Rendered at boot. Root logs in by key only.\n" +
-		"HostKey " + node.NodeDir + "/ssh_host_ed25519_key\n" +
+		"HostKey " + node.HostKeyFile + "\n" +
 		"AuthorizedKeysFile " + node.KeysFile + " " + node.ImageKeysFile + "\n" +
 		"PermitRootLogin " + root + "\n" +
 		"PasswordAuthentication no\nKbdInteractiveAuthentication no\nUsePAM no\nPrintMotd yes\nX11Forwarding no\n" +

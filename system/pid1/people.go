@@ -22,7 +22,7 @@ const (
 // install runs the installer on all consoles and does what it asks for.
 func (s *system) install(ctx context.Context) {
 	argv := []string{installer, "run", "--consoles", strings.Join(s.consoles, ",")}
-	if s.opt.Answer == "auto" {
+	if s.opt.Answer != "" { // the installer reads there where to look
 		argv = append(argv, "--unattended")
 	}
 	s.log.Printf("started   installer on %s", strings.Join(s.consoles, ", "))

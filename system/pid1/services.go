@@ -13,7 +13,7 @@ import (
 
 const (
 	joistd        = "/usr/sbin/joistd"
-	sshKey        = node.NodeDir + "/ssh_host_ed25519_key"
+	sshKey        = node.HostKeyFile
 	udevd         = "udevd"
 	lxcDir        = "/var/lib/lxcfs"
 	dmeventd      = "dmeventd"

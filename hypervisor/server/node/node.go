@@ -151,13 +151,16 @@ func interfaces(s node.NetStatus) []map[string]any {
 		if p.Addr().Is4() && bridge["address"] == nil {
 			bridge["address"], bridge["cidr"], bridge["netmask"], bridge["method"] = p.Addr().String(), a, fmt.Sprint(p.Bits()), s.Method
 			families = append(families, "inet")
-			if s.Gateway != "" {
+			if gw, err := netip.ParseAddr(s.Gateway); err == nil && gw.Is4() {
 				bridge["gateway"] = s.Gateway
 			}
 		}
 		if p.Addr().Is6() && bridge["address6"] == nil {
 			bridge["address6"], bridge["cidr6"], bridge["netmask6"], bridge["method6"] = p.Addr().String(), a, p.Bits(), "auto"
 			families = append(families, "inet6")
+			if gw, err := netip.ParseAddr(s.Gateway); err == nil && gw.Is6() {
+				bridge["gateway6"] = s.Gateway
+			}
 		}
 	}
 	if len(families) == 0 {
@@ -166,7 +169,11 @@ func interfaces(s node.NetStatus) []map[string]any {
 	bridge["families"] = families
 	rows := []map[string]any{bridge}
 	if s.Link != "" {
-		rows = append(rows, map[string]any{"iface": s.Link, "type": "eth", "method": "manual", "method6": "manual",
+		kind := "eth"
+		if s.Bond {
+			kind = "bond"
+		}
+		rows = append(rows, map[string]any{"iface": s.Link, "type": kind, "method": "manual", "method6": "manual",
 			"exists": 1, "active": server.Bit(s.Up), "priority": 3, "families": []string{"inet"}})
 	}
 	return rows

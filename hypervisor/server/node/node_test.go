@@ -76,6 +76,8 @@ func TestInterfaces(t *testing.T) {
 			node.NetStatus{Bridge: "vmbr0", Method: "dhcp"}},
 		{"both families", `[{"active":1,"address":"192.0.2.1","address6":"2001:db8::1","autostart":1,"bridge_fd":"0","bridge_ports":"eth0","bridge_stp":"off","cidr":"192.0.2.1/24","cidr6":"2001:db8::1/64","families":["inet","inet6"],"gateway":"192.0.2.254","iface":"vmbr0","method":"dhcp","method6":"auto","netmask":"24","netmask6":64,"priority":4,"type":"bridge"},{"active":1,"exists":1,"families":["inet"],"iface":"eth0","method":"manual","method6":"manual","priority":3,"type":"eth"}]`,
 			node.NetStatus{Bridge: "vmbr0", Link: "eth0", Up: true, Method: "dhcp", Gateway: "192.0.2.254", Addresses: []string{"fe80::1/64", "192.0.2.1/24", "2001:db8::1/64"}}},
+		{"IPv6 alone, over a bond", `[{"active":1,"address6":"2001:db8::1","autostart":1,"bridge_fd":"0","bridge_ports":"bond0","bridge_stp":"off","cidr6":"2001:db8::1/64","families":["inet6"],"gateway6":"2001:db8::ff","iface":"vmbr0","method":"manual","method6":"auto","netmask6":64,"priority":4,"type":"bridge"},{"active":1,"exists":1,"families":["inet"],"iface":"bond0","method":"manual","method6":"manual","priority":3,"type":"bond"}]`,
+			node.NetStatus{Bridge: "vmbr0", Link: "bond0", Bond: true, Up: true, Method: "static", Gateway: "2001:db8::ff", Addresses: []string{"2001:db8::1/64"}}},
 	}
 	for _, tt := range tests {
 		b, err := json.Marshal(interfaces(tt.s))

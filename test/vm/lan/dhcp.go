@@ -22,6 +22,7 @@ type leases struct {
 	given   map[MAC]netip.Addr // acknowledged
 	time    time.Duration
 	stopped bool
+	options map[uint8]string // further ones, by code
 }
 
 func newLeases() *leases {
@@ -138,6 +139,7 @@ func (l *leases) grant(req *dhcpv4.DHCPv4, ip netip.Addr, t dhcpv4.MessageType) 
 			dhcpv4.WithDNS(gw),
 			dhcpv4.WithDomainSearchList("test.example"),
 		)
+		mods = append(mods, l.extra()...)
 		if req.MessageType() != dhcpv4.MessageTypeInform { // RFC 2131, 4.3.5: no lease time, no address
 			mods = append(mods, dhcpv4.WithLeaseTime(uint32(l.time/time.Second)), dhcpv4.WithYourIP(ip.AsSlice()))
 		}

@@ -13,6 +13,7 @@ import (
 type names struct {
 	mu    sync.Mutex
 	table map[string]netip.Addr // lower case, without the final dot
+	txt   map[string][]string
 }
 
 func newNames() *names { return &names{table: map[string]netip.Addr{"gateway": Gateway}} }
@@ -69,6 +70,7 @@ func (n *names) answer(query []byte) ([]byte, bool) {
 		return nil, false
 	}
 	ip, known := n.lookup(q.Name.String())
+	txt := n.lookupTXT(q.Name.String())
 	reply := dnsmessage.Message{
 		Header: dnsmessage.Header{
 			ID: head.ID, Response: true, Authoritative: true,
@@ -77,9 +79,16 @@ func (n *names) answer(query []byte) ([]byte, bool) {
 		Questions: []dnsmessage.Question{q},
 	}
 	switch {
-	case !known:
+	case q.Type == dnsmessage.TypeTXT && txt != nil:
+		for _, t := range txt {
+			reply.Answers = append(reply.Answers, dnsmessage.Resource{
+				Header: dnsmessage.ResourceHeader{Name: q.Name, Type: q.Type, Class: q.Class, TTL: 60},
+				Body:   &dnsmessage.TXTResource{TXT: []string{t}},
+			})
+		}
+	case !known && txt == nil:
 		reply.RCode = dnsmessage.RCodeNameError
-	case q.Type == dnsmessage.TypeA:
+	case known && q.Type == dnsmessage.TypeA:
 		reply.Answers = []dnsmessage.Resource{{
 			Header: dnsmessage.ResourceHeader{Name: q.Name, Type: q.Type, Class: q.Class, TTL: 60},
 			Body:   &dnsmessage.AResource{A: ip.As4()},

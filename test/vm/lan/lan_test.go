@@ -317,6 +317,45 @@ func TestNames(t *testing.T) {
 	}
 }
 
+func TestTXT(t *testing.T) {
+	n := newNames()
+	n.setTXT("Answers.example.", []string{"https://10.77.0.2/a", "second"})
+	for _, c := range []struct {
+		name string
+		typ  dnsmessage.Type
+		code dnsmessage.RCode
+		want int
+	}{
+		{"answers.example.", dnsmessage.TypeTXT, dnsmessage.RCodeSuccess, 2}, {"answers.example.", dnsmessage.TypeA, dnsmessage.RCodeSuccess, 0},
+		{"other.example.", dnsmessage.TypeTXT, dnsmessage.RCodeNameError, 0}, {"gateway.", dnsmessage.TypeTXT, dnsmessage.RCodeSuccess, 0},
+	} {
+		q := dnsmessage.Message{Questions: []dnsmessage.Question{{Name: dnsmessage.MustNewName(c.name), Type: c.typ, Class: dnsmessage.ClassINET}}}
+		b, err := q.Pack()
+		if err != nil {
+			t.Fatal(err)
+		}
+		reply, ok := n.answer(b)
+		var m dnsmessage.Message
+		if err := m.Unpack(reply); !ok || err != nil || m.RCode != c.code || len(m.Answers) != c.want {
+			t.Errorf("%s %v: %v %v", c.name, c.typ, m.GoString(), err)
+		}
+	}
+}
+
+func TestDHCPOption(t *testing.T) {
+	l := newLeases()
+	discover, err := dhcpv4.NewDiscovery(net.HardwareAddr{2, 0, 0, 0, 0, 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, v := range []string{"https://10.77.0.2/answer", ""} {
+		l.setOption(250, v)
+		if got := string(l.reply(discover).Options.Get(dhcpv4.GenericOptionCode(250))); got != v {
+			t.Errorf("option 250 is %q, want %q", got, v)
+		}
+	}
+}
+
 func FuzzHandle(f *testing.F) {
 	f.Add(make([]byte, 60))
 	d, _ := dhcpv4.NewDiscovery(net.HardwareAddr{2, 0, 0, 0, 0, 1})

@@ -1,0 +1,246 @@
+package wizard
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+
+	"joist/installer/answer"
+	"joist/installer/plan"
+	"joist/installer/preflight"
+	"joist/installer/probe"
+)
+
+// layout is one way to put a node on disks.
+type layout struct {
+	words, filesystem, raid string
+}
+
+// layouts lists what the image can make of so many disks.
+func layouts(zfs bool, disks int) (out []layout) {
+	all := []layout{
+		{"ext4 on LVM, on one disk", answer.Ext4, answer.Single},
+		{"XFS on LVM, on one disk", answer.XFS, answer.Single},
+		{"ext4 on LVM, mirrored over two disks or more", answer.Ext4, answer.RAID1},
+		{"XFS on LVM, mirrored over two disks or more", answer.XFS, answer.RAID1},
+	}
+	if zfs {
+		all = append(all, layout{"ZFS on one disk", answer.ZFS, answer.RAID0},
+			layout{"ZFS, mirrored over two disks or more", answer.ZFS, answer.RAID1},
+			layout{"ZFS RAID10, on four disks or more", answer.ZFS, answer.RAID10},
+			layout{"ZFS RAIDZ-1: one of three disks or more may fail", answer.ZFS, answer.RAIDZ1},
+			layout{"ZFS RAIDZ-2: two of four disks or more may fail", answer.ZFS, answer.RAIDZ2},
+			layout{"ZFS RAIDZ-3: three of five disks or more may fail", answer.ZFS, answer.RAIDZ3})
+	}
+	for _, l := range all {
+		// enough disks: the largest number that the layout takes of them
+		for n := disks; n > 0; n-- {
+			if l.on(nil).MemberCount(n) == "" {
+				out = append(out, l)
+				break
+			}
+		}
+	}
+	return out
+}
+
+// on is the layout on these disks, as an answer has it.
+func (l layout) on(disks []string) answer.Disk {
+	d := answer.Disk{Filesystem: l.filesystem, List: disks}
+	switch {
+	case l.filesystem == answer.ZFS:
+		d.ZFS.RAID = l.raid
+	case l.raid != answer.Single:
+		d.RAID = l.raid
+	}
+	return d
+}
+
+// single says that the layout is for one disk.
+func (l layout) single() bool { return l.raid == answer.Single || l.raid == answer.RAID0 }
+
+// number asks for one of n.
+func number(t Terminal, prompt string, n int) (int, error) {
+	for {
+		t.Print(prompt + " [1]: ")
+		reply, err := t.Line()
+		if err != nil {
+			return 0, fmt.Errorf("ask for a number: %w", err)
+		}
+		if reply = strings.TrimSpace(reply); reply == "" {
+			reply = "1"
+		}
+		if i, err := strconv.Atoi(reply); err == nil && i >= 1 && i <= n {
+			return i - 1, nil
+		}
+		t.Print(fmt.Sprintf("Type a number from 1 to %d.\n", n))
+	}
+}
+
+// askDisks asks for layout and disks, and for what is lost on them.
+func askDisks(t Terminal, f probe.Facts, a *answer.Answer) error {
+	disks := preflight.Targets(f)
+	if len(disks) == 0 {
+		return errors.New("choose a disk: none was found")
+	}
+	all := layouts(f.ZFS == probe.Present, len(disks))
+	t.Print("\nLayouts:\n")
+	for i, l := range all {
+		t.Print(fmt.Sprintf("  %2d  %s\n", i+1, l.words))
+	}
+	i, err := number(t, "Number of the layout", len(all))
+	if err != nil {
+		return err
+	}
+	chosen, err := chooseDisks(t, f, all[i], disks)
+	if err != nil {
+		return err
+	}
+	var names []string
+	for _, d := range chosen {
+		names = append(names, d.Name)
+	}
+	a.Disk = all[i].on(names)
+	if err := confirmReplace(t, f, chosen, a); err != nil {
+		return err
+	}
+	return confirmLoss(t, chosen, a)
+}
+
+func chooseDisks(t Terminal, f probe.Facts, l layout, disks []probe.Disk) ([]probe.Disk, error) {
+	t.Print("\nDisks:\n")
+	for i, d := range disks {
+		t.Print(fmt.Sprintf("  %2d  %s\n", i+1, d.Describe()))
+	}
+	prompt := "Numbers of the disks to install on, with blanks between: "
+	if l.single() {
+		prompt = "Number of the disk to install on: "
+	}
+	for {
+		t.Print(prompt)
+		reply, err := t.Line()
+		if err != nil {
+			return nil, fmt.Errorf("ask for the disk: %w", err)
+		}
+		chosen, why := pick(reply, disks)
+		if why == "" {
+			why = l.on(nil).MemberCount(len(chosen))
+		}
+		if why == "" && l.single() && len(chosen) > 1 {
+			why = "this layout is for one disk"
+		}
+		if why != "" {
+			t.Print(why + "\n")
+			continue
+		}
+		ok := true
+		for _, d := range chosen {
+			ok = show(t, preflight.Target(f, d)) && ok
+		}
+		if show(t, preflight.Members(f, chosen)) && ok {
+			return chosen, nil
+		}
+	}
+}
+
+// pick reads numbers of disks.
+func pick(reply string, disks []probe.Disk) (out []probe.Disk, why string) {
+	for _, w := range strings.FieldsFunc(reply, func(r rune) bool { return r == ' ' || r == ',' || r == '\t' }) {
+		n, err := strconv.Atoi(w)
+		if err != nil || n < 1 || n > len(disks) {
+			return nil, fmt.Sprintf("Type numbers from 1 to %d.", len(disks))
+		}
+		if slices.ContainsFunc(out, func(d probe.Disk) bool { return d.Name == disks[n-1].Name }) {
+			return nil, "Name each disk once."
+		}
+		out = append(out, disks[n-1])
+	}
+	if len(out) == 0 {
+		return nil, fmt.Sprintf("Type numbers from 1 to %d.", len(disks))
+	}
+	return out, ""
+}
+
+// confirmReplace wants the id of each system that would be replaced, and asks
+// whether its data is kept where that is possible.
+func confirmReplace(t Terminal, f probe.Facts, disks []probe.Disk, a *answer.Answer) error {
+	var typed []string
+	for _, d := range disks {
+		in := d.Installation
+		if in == nil || f.Unfinished(*in) && !in.KeepsData || slices.Contains(typed, in.ID) {
+			continue
+		}
+		t.Print(fmt.Sprintf("The disk %s holds Joist installation %s. Type its id to replace it: ", d.Name, in.ID))
+		if err := typeID(t, in.ID); err != nil {
+			return err
+		}
+		typed = append(typed, in.ID)
+	}
+	if len(typed) == 0 {
+		return nil
+	}
+	if a.Install.Installation = typed[0]; len(typed) > 1 {
+		a.Install = answer.Install{Reinstall: true}
+	}
+	if !adoptable(disks, a.Disk) {
+		return nil
+	}
+	t.Print("Its data, with the guests, can be kept; otherwise everything is lost.\n")
+	for {
+		t.Print("Keep the data, yes or no: ")
+		reply, err := t.Line()
+		if err != nil {
+			return fmt.Errorf("ask whether data is kept: %w", err)
+		}
+		switch strings.ToLower(strings.TrimSpace(reply)) {
+		case "yes":
+			a.Disk.Adopt = true
+			return nil
+		case "no":
+			return nil
+		}
+	}
+}
+
+// adoptable says whether all disks are of one system in this layout.
+func adoptable(disks []probe.Disk, d answer.Disk) bool {
+	first := disks[0].Installation
+	for _, x := range disks {
+		in := x.Installation
+		if in == nil || first == nil || in.Table == nil || in.Group != first.Group || in.Array != first.Array || in.Pool != first.Pool {
+			return false
+		}
+		if d.Filesystem == answer.ZFS && in.Pool == "" || d.Filesystem != answer.ZFS && in.Group == "" || len(disks) > 1 && in.Pool == "" && in.Array == "" {
+			return false
+		}
+	}
+	return true
+}
+
+// confirmLoss wants the id of whatever else would be lost.
+func confirmLoss(t Terminal, disks []probe.Disk, a *answer.Answer) error {
+	for _, d := range disks {
+		if d.DataID == "" || d.Installation != nil {
+			continue
+		}
+		t.Print(fmt.Sprintf("The disk %s holds data: %s. All of it is lost.\nType its id, %s, to erase it: ", d.Name, plan.Holds(d), d.DataID))
+		if err := typeID(t, d.DataID); err != nil {
+			return err
+		}
+		a.Disk.Overwrite = append(a.Disk.Overwrite, d.DataID)
+	}
+	return nil
+}
+
+func typeID(t Terminal, id string) error {
+	reply, err := t.Line()
+	if err != nil {
+		return fmt.Errorf("ask for the id: %w", err)
+	}
+	if strings.TrimSpace(reply) != id {
+		return ErrDeclined
+	}
+	return nil
+}
