@@ -15,7 +15,7 @@ import (
 // and cannot be read ends in a new start, counted where there is a count.
 const diskText = `# Joist: menu of an installed disk. This text is fixed; what changes lies
 # beside it: A.cfg and B.cfg (written with a slot), grubenv (state of both).
-` + serialText + `set timeout_style=menu
+` + SerialText + `set timeout_style=menu
 set timeout=3
 load_env --file $prefix/grubenv order A_ok A_try B_ok B_try
 <<- range .>>

@@ -13,9 +13,9 @@ import (
 // signed images load no modules from files, so that the texts keep to what is
 // built in: if, functions, test, search, load_env, save_env, linux, initrd.
 
-// The serial line is GRUB's own only under a BIOS: UEFI firmware that has one
+// SerialText puts GRUB onto the serial line as well, which is its own only under a BIOS: UEFI firmware that has one
 // mirrors its console there already, and two writers garble each other.
-const serialText = `if [ "$grub_platform" = pc ]; then
+const SerialText = `if [ "$grub_platform" = pc ]; then
   if serial --unit=0 --speed=115200; then
     terminal_input console serial
     terminal_output console serial
@@ -74,7 +74,7 @@ set joist_system=/joist/<<.BuildID>>/system.sqfs
 if [ ! -f $joist_system ]; then
   search --no-floppy --set=root --file $joist_system
 fi
-` + serialText + `set default=install
+` + SerialText + `set default=install
 set timeout_style=menu
 set timeout=10
 if [ -s /joist/answer.toml ]; then

@@ -152,6 +152,9 @@ func (b *Builder) complete(root *tree.Node, build []byte) error {
 	return fl.Err()
 }
 
+// certificateFile holds all certificate authorities; Go's programs look there.
+const certificateFile = "/etc/ssl/certs/ca-certificates.crt"
+
 // certificates joins the certificate authorities into the bundle programs read.
 func certificates(root *tree.Node) error {
 	var bundle []byte
@@ -167,7 +170,7 @@ func certificates(root *tree.Node) error {
 		}
 		bundle = append(append(bundle, bytes.TrimRight(pem, "\n")...), '\n')
 	}
-	return root.AddFile("/etc/ssl/certs/ca-certificates.crt", 0o644, tree.Bytes(bundle))
+	return root.AddFile(certificateFile, 0o644, tree.Bytes(bundle))
 }
 
 func kernelRelease(root *tree.Node) (string, error) {

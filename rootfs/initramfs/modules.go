@@ -16,3 +16,10 @@ var names = []string{
 	"sha256_generic", "sha256_ssse3", "softdog", "iTCO_wdt", "sp5100_tco", "i6300esb", "wdat_wdt", "ipmi_watchdog",
 	"usbhid", "hid_generic", "i8042", "atkbd", "phy_generic", "typec",
 }
+
+// Drivers of network cards, for machines that fetch the system image.
+var netDirs = []string{
+	"drivers/net/ethernet", "drivers/net/phy", "drivers/net/mdio", "drivers/net/pcs", "drivers/net/usb", "drivers/net/hyperv", "drivers/net/vmxnet3",
+}
+
+var netNames = []string{"virtio_net", "xen_netfront", "net_failover", "mii", "mdio"}
