@@ -66,6 +66,9 @@ func (b *boot) damaged() string {
 	if b.opt.FromSlot() {
 		return "start the other slot from the boot menu, or install again from the medium: the image in slot " + b.opt.Slot + " is damaged"
 	}
+	if b.opt.Image != "" {
+		return "start again; if it stays so, test the memory: the image was whole when it was fetched"
+	}
 	return "write the medium again and check its SHA-256 sum: the image on it is damaged"
 }
 
