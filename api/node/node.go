@@ -32,6 +32,7 @@ const (
 	NetState       = RunDir + "/network.json"       // what `joistd network` has set up (NetStatus)
 	APIState       = RunDir + "/api.json"           // what joistd serves (APIStatus)
 	AlertFile      = RunDir + "/alerts.json"        // what joistd found that a person should look at ([]Alert)
+	BootMedium     = RunDir + "/boot-medium.json"   // what stage 1 found the system on (Medium); missing where it was fetched, or in a slot
 	ConfigFile     = NodeDir + "/node.json"         // Config
 	ShadowFile     = NodeDir + "/root.shadow"       // 0600: crypt(3) hash of root's password, one line
 	KeysFile       = NodeDir + "/authorized_keys"   // root's SSH keys
@@ -54,6 +55,13 @@ type Config struct {
 	Storage        Storage  `json:"storage"`
 	AptMirror      string   `json:"apt_mirror,omitempty"` // base URL written into containers' apt sources
 	NTP            []string `json:"ntp,omitempty"`        //
+}
+
+// Medium is boot-medium.json. It stays true after the medium was copied to
+// memory, as long as the device is the same.
+type Medium struct {
+	Device string `json:"device"` // kernel's name: "sdb1"
+	Seq    string `json:"seq"`    // diskseq of its disk, "" on a kernel that has none
 }
 
 // Storage says what the installer made of the disk.

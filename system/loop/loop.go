@@ -1,4 +1,4 @@
-// Package loop attaches a file to a loop device, read-only (loop(4)).
+// Package loop attaches files to loop devices, read-only (loop(4)).
 package loop
 
 import (
@@ -52,4 +52,17 @@ func configure(node string, f *os.File) error {
 	c := unix.LoopConfig{Fd: uint32(f.Fd()), Size: 4096, Info: unix.LoopInfo64{Flags: unix.LO_FLAGS_READ_ONLY}}
 	copy(c.Info.File_name[:63], f.Name())
 	return unix.IoctlLoopConfigure(l, &c)
+}
+
+// Detach lets go of the file behind a loop device.
+func Detach(node string) error {
+	l, err := unix.Open(node, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("detach %s: %w", node, err)
+	}
+	defer unix.Close(l)
+	if err := unix.IoctlSetInt(l, unix.LOOP_CLR_FD, 0); err != nil {
+		return fmt.Errorf("detach %s: %w", node, err)
+	}
+	return nil
 }

@@ -62,7 +62,7 @@ func (b *boot) fetch(ctx context.Context) error {
 		size += f.Size
 	}
 	if err := memoryMedium(size); err != nil {
-		return err
+		return &problem{err, "give the machine at least 2 GiB of memory"}
 	}
 	image, err := url.Parse(b.opt.Image)
 	if err != nil {
@@ -110,7 +110,7 @@ func memoryMedium(size int64) error {
 		return err
 	}
 	if free < size+rest {
-		return &problem{fmt.Errorf("%d MB of memory are free, the system needs %d", free/1e6, (size+rest)/1e6), "give the machine at least 2 GiB of memory"}
+		return fmt.Errorf("%d MB of memory are free, the system needs %d", free/1e6, (size+rest)/1e6)
 	}
 	if err := os.MkdirAll(medium, 0o755); err != nil {
 		return err

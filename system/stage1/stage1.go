@@ -29,6 +29,7 @@ const (
 	newRoot  = "/newroot"
 	runDir   = "/run/joist"
 	medium   = runDir + "/medium"
+	carrier  = runDir + "/carrier" // volume that holds the medium as a file
 	bootLog  = runDir + "/boot.log"
 	findTime = 60 * time.Second
 	// The watchdog must outlast a slow disk's start and is fed meanwhile;
@@ -62,6 +63,7 @@ type boot struct {
 	mods    *module.Loader
 	dog     *watchdog.Timer
 	image   string // block device that holds the squashfs
+	carrier string // loop device of the medium, where that is a file
 	remote  imageboot.Remote
 	noted   map[string]bool
 }
@@ -115,6 +117,7 @@ func (b *boot) phases() []phase.Phase {
 	} else {
 		list = append(list,
 			phase.Phase{Name: "find medium with build " + b.opt.Build, Fatal: true, Deadline: findTime + 10*time.Second, Run: b.findMedium},
+			phase.Phase{Name: "copy medium to memory", Fatal: true, Deadline: time.Hour, Run: b.copyMedium},
 			phase.Phase{Name: "attach system image", Fatal: true, Run: b.attach})
 	}
 	return append(list,
