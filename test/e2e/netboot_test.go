@@ -1,9 +1,11 @@
 package e2e
 
 import (
+	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -43,26 +45,14 @@ type netServer struct {
 }
 
 // serveNetboot offers the netboot folder by HTTP and TFTP. Who names the file
-// to start is the test's choice.
-func serveNetboot(t *testing.T, sw *lan.Switch, answers []byte) *netServer {
+// to start is the test's choice; answer is joist.answer, "" for a person.
+func serveNetboot(t *testing.T, sw *lan.Switch, answer string) *netServer {
 	t.Helper()
 	s := &netServer{web: "http://" + netbootAddress.String()}
 	s.Offers = netboot.Offers{Server: netbootAddress, Web: s.web}
 	s.Say = t.Logf
-	where := ""
-	if answers != nil {
-		file := filepath.Join(t.TempDir(), "answer.toml")
-		if err := os.WriteFile(file, answers, 0o600); err != nil {
-			t.Fatal(err)
-		}
-		a, fl, err := netboot.LoadAnswers(file)
-		if err != nil || fl.Stops() {
-			t.Fatal(err, fl)
-		}
-		s.Answers, where = &a, s.web+netboot.AnswerPath
-	}
 	var err error
-	if s.Folder, err = netboot.OpenFolder(netbootFolder(t), s.web, where); err != nil {
+	if s.Folder, err = netboot.OpenFolder(netbootFolder(t), s.web, answer); err != nil {
 		t.Fatal(err)
 	}
 	var at netboot.Sockets
@@ -89,9 +79,12 @@ func serveNetboot(t *testing.T, sw *lan.Switch, answers []byte) *netServer {
 	return s
 }
 
-// proxy answers as `joist serve` does on port 67, for the classes named.
-func (s *netServer) proxy(sw *lan.Switch) {
+// proxy answers as `joist serve` does on port 67, one class of firmware.
+func (s *netServer) proxy(sw *lan.Switch, class string) {
 	sw.ProxyDHCP(func(req *dhcpv4.DHCPv4) *dhcpv4.DHCPv4 {
+		if !strings.HasPrefix(req.ClassIdentifier(), class) {
+			return nil
+		}
 		reply, text := s.Offers.Reply(req, false)
 		if text != "" {
 			s.Say("%s", text)
@@ -112,7 +105,7 @@ func netMachine(t *testing.T, sw *lan.Switch, f vm.Firmware) vm.Config {
 // screen.
 func TestShortNetboot(t *testing.T) {
 	sw := vm.NewSwitch(t)
-	s := serveNetboot(t, sw, nil)
+	s := serveNetboot(t, sw, "")
 	sw.BootDHCP(func(*dhcpv4.DHCPv4) []dhcpv4.Modifier {
 		return []dhcpv4.Modifier{dhcpv4.WithOption(dhcpv4.OptBootFileName(s.web + "/" + netboot.IPXEFile))}
 	})
@@ -124,5 +117,74 @@ func TestShortNetboot(t *testing.T) {
 			t.Fatal(err)
 		}
 		t.Logf("%q after %s", text, time.Since(begun).Round(time.Second))
+	}
+}
+
+// TestNetbootInstall: a machine with Secure Boot and an empty disk starts by
+// UEFI's HTTP boot, beside a DHCP server that knows nothing of it, installs
+// itself with the answer of a labelled volume, and is a node.
+func TestNetbootInstall(t *testing.T) {
+	n := newNode(t)
+	s := serveNetboot(t, n.LAN, "auto")
+	s.proxy(n.LAN, "HTTPClient")
+	disk := filepath.Join(t.TempDir(), "disk.qcow2")
+	if err := vm.CreateDisk(t.Context(), disk, node.DiskSize); err != nil {
+		t.Fatal(err)
+	}
+	volume := filepath.Join(t.TempDir(), "answer.iso")
+	if err := node.AnswerVolume(t.Context(), volume, answerFile(t)); err != nil {
+		t.Fatal(err)
+	}
+	c := n.config(medium(t))
+	c.Media = []vm.Medium{{Path: volume}}
+	c.Firmware, c.NoReboot = vm.OVMFSecureBoot, true
+	c.Disks = []vm.Disk{{Path: disk}}
+	c.NICs[0].PXE = true
+	c.Extra = httpOnly()
+	ctx := within(t, node.InstallTime)
+	m := vm.Run(t, c)
+	for _, text := range []string{`(?i)secure ?boot enabled|locked down from EFI Secure Boot`, "finished  fetch system", node.InstalledLine} {
+		if _, err := m.WaitFor(ctx, text); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := m.Wait(ctx); err != nil {
+		t.Fatal(err)
+	}
+	c.NICs[0].PXE, c.NoReboot, c.Extra, c.Media = false, false, nil, nil
+	n.Machine = vm.Run(t, c)
+	n.login(t)
+}
+
+// httpOnly keeps OVMF from trying PXE first, which nobody answers (OvmfPkg's
+// README, "Network support").
+func httpOnly() []string {
+	return []string{"-fw_cfg", "name=opt/org.tianocore/IPv4PXESupport,string=no", "-fw_cfg", "name=opt/org.tianocore/IPv6PXESupport,string=no"}
+}
+
+// TestNetbootPXE: GRUB by TFTP, under a BIOS as a plain DHCP server names it,
+// under UEFI as the proxy does.
+func TestNetbootPXE(t *testing.T) {
+	for _, f := range []vm.Firmware{vm.SeaBIOS, vm.OVMF} {
+		t.Run(f.String(), func(t *testing.T) {
+			sw := vm.NewSwitch(t)
+			s := serveNetboot(t, sw, "")
+			if f == vm.SeaBIOS {
+				sw.BootDHCP(func(*dhcpv4.DHCPv4) []dhcpv4.Modifier {
+					server := net.IP(netbootAddress.AsSlice())
+					return []dhcpv4.Modifier{dhcpv4.WithServerIP(server), func(m *dhcpv4.DHCPv4) { m.BootFileName = netboot.BIOSFile }}
+				})
+			} else {
+				s.proxy(sw, "PXEClient")
+			}
+			m := vm.Run(t, netMachine(t, sw, f))
+			ctx := within(t, node.BootTime)
+			if _, err := m.WaitFor(ctx, node.MenuLine); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := m.WaitFor(ctx, "finished  fetch system"); err != nil {
+				t.Fatal(err)
+			}
+		})
 	}
 }
