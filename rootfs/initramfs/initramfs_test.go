@@ -233,8 +233,15 @@ func TestWriteNet(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	var b bytes.Buffer
-	parts, err := WriteNet(&b, NetSpec{System: sys, Kernel: kernel, Files: map[string][]byte{"/netboot.json": []byte("{}")}})
+	var b, again bytes.Buffer
+	net := NetSpec{System: sys, Kernel: kernel, Files: map[string][]byte{"/netboot.json": []byte("{}"), "/etc/a": []byte("a"), "/etc/b": []byte("b")}}
+	if _, err := WriteNet(&again, net); err != nil {
+		t.Fatal(err)
+	}
+	parts, err := WriteNet(&b, net)
+	if !bytes.Equal(b.Bytes(), again.Bytes()) {
+		t.Error("two archives of one tree differ")
+	}
 	if err != nil || parts.Total != int64(b.Len()) || parts.Firmware != int64(len("firmware of a card")) {
 		t.Fatalf("%+v, %v", parts, err)
 	}
