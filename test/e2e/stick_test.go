@@ -76,8 +76,8 @@ func TestStickWithFiles(t *testing.T) {
 	}
 }
 
-// TestStickWithISO: the image lies as a file on a stick, among others, and a
-// loader of that stick has started kernel and initrd out of it.
+// TestStickWithISO: the image lies as a file on a stick with exFAT, as Ventoy
+// has it, and a loader of that stick has started kernel and initrd out of it.
 func TestStickWithISO(t *testing.T) {
 	img := medium(t)
 	dir := t.TempDir()
@@ -92,11 +92,11 @@ func TestStickWithISO(t *testing.T) {
 		t.Fatal(builds, err)
 	}
 	build := filepath.Base(filepath.Dir(builds[0]))
-	stick := fatStick(t, map[string]string{"/images/joist.iso": img.path, "/images/ipxe.iso": foreign(t, "ipxe", ipxeISO)})
+	stick := exfatStick(t, "Joist for the rack.iso", img.path)
 	m := vm.Run(t, vm.Config{Memory: node.Memory, Accel: img.accel, Kernel: kernel, Initrd: initrd,
 		Append: "console=ttyS0,115200 joist.mode=install joist.build=" + build, Media: []vm.Medium{{Path: stick, Kind: vm.USBStick}}})
 	ctx := within(t, node.BootTime)
-	for _, text := range []string{`medium is /dev/sda \(images/joist.iso on vfat\)`, "runs from the medium, which must stay", node.InstallerLine} {
+	for _, text := range []string{`medium is /dev/sda \(Joist for the rack.iso on exfat\)`, "runs from the medium, which must stay", node.InstallerLine} {
 		if _, err := m.WaitFor(ctx, text); err != nil {
 			t.Fatal(err)
 		}
