@@ -9,9 +9,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -268,17 +270,17 @@ func (u *up) missing() string {
 	if u.Address.Device != "" && u.links[u.Address.Device] == nil {
 		return "no network card " + u.Address.Device
 	}
-	var cable, asked []string
-	for name, l := range u.links {
-		if l.carrier {
-			cable = append(cable, name)
-		}
+	cable := false
+	var asked []string
+	for _, name := range slices.Sorted(maps.Keys(u.links)) {
+		l := u.links[name]
+		cable = cable || l.carrier
 		if l.asked {
 			asked = append(asked, name)
 		}
 	}
 	switch {
-	case len(cable) == 0:
+	case !cable:
 		return "no network card has a link"
 	case len(asked) == 0:
 		return "the card " + u.MAC + " has no link"
