@@ -54,6 +54,7 @@ func render(text string, data any) ([]byte, error) {
 type Medium struct {
 	BuildID string
 	Version string
+	Verity  string   // root hash of system.sqfs
 	Console []string // nil: DefaultConsole
 	Extra   []string // further kernel arguments
 }
@@ -102,7 +103,10 @@ func MediumMenu(m Medium) ([]byte, error) {
 		return nil, fmt.Errorf("write medium menu: %w", err)
 	}
 	// A panic before PID 1 must not leave a rack server hanging.
-	args := slices.Concat([]string{"panic=30"}, m.Extra, m.Console)
+	if !reHash.MatchString(m.Verity) {
+		return nil, fmt.Errorf("write medium menu: %q is no root hash", m.Verity)
+	}
+	args := slices.Concat([]string{"joist.verity=" + m.Verity, "panic=30"}, m.Extra, m.Console)
 	return render(mediumText, struct {
 		Medium
 		Tail string

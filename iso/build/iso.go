@@ -94,7 +94,7 @@ func (b *Builder) contents(ctx context.Context, s System, text []byte) (map[stri
 	if err != nil {
 		return nil, err
 	}
-	menu, err := boot.MediumMenu(boot.Medium{BuildID: b.id, Version: b.cfg.Version, Console: b.consoles(), Extra: strings.Fields(b.cfg.Image.KernelArgs)})
+	menu, err := boot.MediumMenu(boot.Medium{BuildID: b.id, Version: b.cfg.Version, Verity: s.Manifest.VerityRoot, Console: b.consoles(), Extra: strings.Fields(b.cfg.Image.KernelArgs)})
 	if err != nil {
 		return nil, err
 	}

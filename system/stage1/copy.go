@@ -49,6 +49,7 @@ func (b *boot) copyMedium(ctx context.Context) error {
 		b.log.Printf("          not copied to memory: %v; the medium must stay", err)
 		return nil
 	}
+	b.checked = true
 	b.log.Printf("          the medium is in memory (%.0f MB) and can be taken out", float64(size)/1e6)
 	return nil
 }

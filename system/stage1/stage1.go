@@ -63,6 +63,7 @@ type boot struct {
 	mods    *module.Loader
 	dog     *watchdog.Timer
 	image   string // block device that holds the squashfs
+	checked bool   // the image was, as a whole
 	carrier string // loop device of the medium, where that is a file
 	remote  imageboot.Remote
 	noted   map[string]bool
@@ -118,7 +119,8 @@ func (b *boot) phases() []phase.Phase {
 		list = append(list,
 			phase.Phase{Name: "find medium with build " + b.opt.Build, Fatal: true, Deadline: findTime + 10*time.Second, Run: b.findMedium},
 			phase.Phase{Name: "copy medium to memory", Fatal: true, Deadline: time.Hour, Run: b.copyMedium},
-			phase.Phase{Name: "attach system image", Fatal: true, Run: b.attach})
+			phase.Phase{Name: "attach system image", Fatal: true, Run: b.attach},
+			phase.Phase{Name: "set up verity", Fatal: true, Run: b.mediumVerity})
 	}
 	return append(list,
 		phase.Phase{Name: "mount system image", Fatal: true, Run: b.mountImage},
