@@ -117,29 +117,26 @@ func (a Answers) choose(m machine) (text []byte, by string, err error) {
 // maxMachine bounds what a machine may say of itself.
 const maxMachine = 4 << 20
 
-// ServeHTTP answers the installer's POST.
-func (a Answers) serve(say func(string, ...any)) http.HandlerFunc {
-	return func(w http.ResponseWriter, r *http.Request) {
-		if r.Method != http.MethodPost {
-			w.Header().Set("Allow", http.MethodPost)
-			http.Error(w, "ask by POST, with what the machine is", http.StatusMethodNotAllowed)
-			return
-		}
-		var m machine
-		err := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxMachine)).Decode(&m)
-		if err != nil {
-			http.Error(w, "this is no description of a machine", http.StatusBadRequest)
-			return
-		}
-		text, by, err := a.choose(m)
-		if errors.Is(err, fs.ErrNotExist) {
-			say("%s asked for an answer: there is none for it, and no %s", r.RemoteAddr, DefaultAnswer)
-			http.Error(w, "there is no answer for this machine", http.StatusNotFound)
-			return
-		}
-		say("%s gets the answer %s", r.RemoteAddr, by)
-		w.Header().Set("Content-Type", "application/toml")
-		w.Header().Set("Cache-Control", "no-store")
-		w.Write(text) // an error means that the machine is gone
+// serve answers the installer's POST.
+func (a Answers) serve(w http.ResponseWriter, r *http.Request, say func(string, ...any)) {
+	if r.Method != http.MethodPost {
+		w.Header().Set("Allow", http.MethodPost)
+		http.Error(w, "ask by POST, with what the machine is", http.StatusMethodNotAllowed)
+		return
 	}
+	var m machine
+	if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxMachine)).Decode(&m); err != nil {
+		http.Error(w, "this is no description of a machine", http.StatusBadRequest)
+		return
+	}
+	text, by, err := a.choose(m)
+	if errors.Is(err, fs.ErrNotExist) {
+		say("%s asked for an answer: there is none for it, and no %s", r.RemoteAddr, DefaultAnswer)
+		http.Error(w, "there is no answer for this machine", http.StatusNotFound)
+		return
+	}
+	say("%s gets the answer %s", r.RemoteAddr, by)
+	w.Header().Set("Content-Type", "application/toml")
+	w.Header().Set("Cache-Control", "no-store")
+	w.Write(text) // an error means that the machine is gone
 }

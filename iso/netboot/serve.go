@@ -82,14 +82,17 @@ func (s *Server) Serve(ctx context.Context, at Sockets) error {
 	return g.Wait()
 }
 
-// Handler is the web server: the folder's files, and answers.
+// Handler is the web server: the folder's files, and answers. It answers
+// whatever spelling of a path without a redirection, which firmware does not
+// follow: shim asks for //grubx64.efi.
 func (s *Server) Handler() http.Handler {
-	mux := http.NewServeMux()
-	mux.HandleFunc("/", s.getFile)
-	if s.Answers != nil {
-		mux.HandleFunc(AnswerPath, s.Answers.serve(s.Say))
-	}
-	return mux
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if s.Answers != nil && path.Clean(r.URL.Path) == AnswerPath {
+			s.Answers.serve(w, r, s.Say)
+			return
+		}
+		s.getFile(w, r)
+	})
 }
 
 func (s *Server) getFile(w http.ResponseWriter, r *http.Request) {

@@ -172,7 +172,8 @@ func get(t *testing.T, url string, head map[string]string) (int, string) {
 	for k, v := range head {
 		req.Header.Set(k, v)
 	}
-	resp, err := http.DefaultClient.Do(req)
+	c := http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+	resp, err := c.Do(req)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -190,6 +191,10 @@ func TestServeHTTP(t *testing.T) {
 		t.Errorf("%d %q", code, text)
 	}
 	if code, text := get(t, web+"/grub/grub.cfg", nil); code != 200 || !strings.HasPrefix(text, "set joist_url="+web+"\nset joist_answer="+web+"/answer\n# Joist") {
+		t.Errorf("%d %q", code, text)
+	}
+	// shim asks so, and does not follow a redirection
+	if code, text := get(t, web+"//shimx64.efi", nil); code != 200 || text != "shim" {
 		t.Errorf("%d %q", code, text)
 	}
 	if code, text := get(t, web+"/system.sqfs", map[string]string{"Range": "bytes=499995-"}); code != http.StatusPartialContent || text != "image" {
