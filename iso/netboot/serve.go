@@ -50,7 +50,9 @@ func (s *Server) Serve(ctx context.Context, at Sockets) error {
 	t := tftp.NewServer(s.readTFTP, nil)
 	t.SetTimeout(2 * time.Second)
 	if _, real := at.TFTP.(*net.UDPConn); !real {
-		t.EnableSinglePort() // there is no kernel to ask for further ports
+		t.EnableSinglePort() // there is no kernel to ask for further ports, or for an MTU
+		t.SetBlockSizeNegotiation(false)
+		t.SetBlockSize(1468) // of Ethernet
 	}
 	run := func(there bool, f func() error) {
 		if there {
