@@ -13,8 +13,9 @@ import (
 // signed images load no modules from files, so that the texts keep to what is
 // built in: if, functions, test, search, load_env, save_env, linux, initrd.
 
-// SerialText puts GRUB onto the serial line as well, which is its own only under a BIOS: UEFI firmware that has one
-// mirrors its console there already, and two writers garble each other.
+// SerialText puts GRUB onto the serial line as well, which is its own only
+// under a BIOS: UEFI firmware that has one mirrors its console there already,
+// and two writers garble each other.
 const SerialText = `if [ "$grub_platform" = pc ]; then
   if serial --unit=0 --speed=115200; then
     terminal_input console serial
@@ -102,10 +103,10 @@ func MediumMenu(m Medium) ([]byte, error) {
 	if err := m.check(); err != nil {
 		return nil, fmt.Errorf("write medium menu: %w", err)
 	}
-	// A panic before PID 1 must not leave a rack server hanging.
 	if !reHash.MatchString(m.Verity) {
 		return nil, fmt.Errorf("write medium menu: %q is no root hash", m.Verity)
 	}
+	// A panic before PID 1 must not leave a rack server hanging.
 	args := slices.Concat([]string{"joist.verity=" + m.Verity, "panic=30"}, m.Extra, m.Console)
 	return render(mediumText, struct {
 		Medium
