@@ -64,7 +64,7 @@ func TestStickWithFiles(t *testing.T) {
 	}
 	m := vm.Run(t, vm.Config{Firmware: vm.OVMFSecureBoot, Memory: 4096, Accel: img.accel,
 		Media: []vm.Medium{{Path: fatStick(t, files), Kind: vm.USBStick}}})
-	ctx := within(t, node.BootTime)
+	ctx := within(t, node.InstallTime)
 	if _, err := m.WaitFor(ctx, `in memory \(\d+ MB\) and can be taken out`); err != nil {
 		t.Fatal(err)
 	}
@@ -95,7 +95,7 @@ func TestStickWithISO(t *testing.T) {
 	stick := exfatStick(t, "Joist for the rack.iso", img.path)
 	m := vm.Run(t, vm.Config{Memory: node.Memory, Accel: img.accel, Kernel: kernel, Initrd: initrd,
 		Append: "console=ttyS0,115200 joist.mode=install joist.build=" + build, Media: []vm.Medium{{Path: stick, Kind: vm.USBStick}}})
-	ctx := within(t, node.BootTime)
+	ctx := within(t, node.InstallTime)
 	for _, text := range []string{`medium is /dev/sda \(Joist for the rack.iso on exfat\)`, "runs from the medium, which must stay", node.InstallerLine} {
 		if _, err := m.WaitFor(ctx, text); err != nil {
 			t.Fatal(err)
