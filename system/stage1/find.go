@@ -152,9 +152,11 @@ func (b *boot) openISO(file string) error {
 	if err := unix.Mount(medium, carrier, "", unix.MS_MOVE, ""); err != nil {
 		return fmt.Errorf("move the volume aside: %w", err)
 	}
-	dev, err := loop.Attach(filepath.Join(carrier, strings.TrimPrefix(file, medium)))
+	dev, err := loop.Attach(filepath.Join(carrier, strings.TrimPrefix(file, medium)), isoBlock)
 	if err == nil {
-		if err = unix.Mount(dev, medium, "iso9660", readOnly, ""); err == nil {
+		if err = unix.Mount(dev, medium, "iso9660", readOnly, ""); err != nil {
+			err = fmt.Errorf("mount %s: %w", dev, err)
+		} else {
 			if _, err = os.Stat(b.imageFile()); err == nil {
 				b.carrier = dev
 				return nil

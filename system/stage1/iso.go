@@ -11,6 +11,7 @@ import (
 )
 
 const (
+	isoBlock = 2048 // bytes, of ISO 9660
 	isoDepth = 3    // folders below the volume's top that image files are looked for in
 	isoMost  = 2000 // entries looked at: a volume with more is no boot stick
 )

@@ -90,7 +90,7 @@ func (b *boot) damaged() string {
 }
 
 func (b *boot) attach(context.Context) (err error) {
-	b.image, err = loop.Attach(b.imageFile())
+	b.image, err = loop.Attach(b.imageFile(), 4096) // so that squashfs' reads are not split
 	return err
 }
 
