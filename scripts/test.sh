@@ -38,7 +38,7 @@ step tools 10 scripts/tools.sh || failed=1
 step rules 10 make --no-print-directory check || failed=1
 step unit 20 bash -c "$(declare -f unit_packages); JOIST_NEED_TOOLS=1 go test -short \$(unit_packages)" || failed=1
 step harness 5 env JOIST_NEED_TOOLS=1 go test -count=1 ./test/vm/... || failed=1
-if step iso 30 make --no-print-directory iso && step template 10 build/bin/joist build template debian --out build; then
+if step iso 30 make --no-print-directory iso && step netboot 5 build/bin/joist build netboot --out build && step template 10 build/bin/joist build template debian --out build; then
 	step reproduce 20 scripts/reproduce.sh || failed=1
 	step e2e-short 60 env JOIST_NEED_TOOLS=1 go test ./test/e2e -run '^TestShort' -count=1 -v -timeout 58m || failed=1
 else

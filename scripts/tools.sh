@@ -20,6 +20,7 @@ need=(
 	gcc:gcc
 	openssl:openssl
 	/usr/lib/ipxe/ipxe.iso:ipxe
+	/usr/lib/ipxe/qemu/pxe-virtio.rom:ipxe-qemu
 	/usr/lib/memtest86+/memtest86+x64.iso:memtest86+
 )
 

@@ -38,6 +38,7 @@ const (
 	ImageKeysFile  = "/usr/lib/joist/authorized_keys"  // root's SSH keys that the image was built with
 	HostIDFile     = NodeDir + "/machine-id"           // 32 hex digits
 	HostKeyFile    = NodeDir + "/ssh_host_ed25519_key" // 0600
+	BootMedium     = RunDir + "/boot-medium.json"      // what stage 1 found the system on (Medium); missing where it was fetched, or in a slot
 	ReportFile     = NodeDir + "/install-report.json"
 
 	CrashDir       = StateDir + "/crash"           // 0700 root: what the kernel said when it died
@@ -61,6 +62,13 @@ type Config struct {
 	Storage        Storage  `json:"storage"`
 	AptMirror      string   `json:"apt_mirror,omitempty"` // base URL written into containers' apt sources
 	NTP            []string `json:"ntp,omitempty"`        //
+}
+
+// Medium is boot-medium.json. It stays true after the medium was copied to
+// memory, as long as the device is the same.
+type Medium struct {
+	Device string `json:"device"` // kernel's name: "sdb1"
+	Seq    string `json:"seq"`    // diskseq of its disk, "" on a kernel that has none
 }
 
 // Storage says what the installer made of the disk.

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"testing/fstest"
 	"time"
@@ -18,6 +19,7 @@ import (
 	"joist/image/boot"
 	"joist/installer/plan"
 	"joist/installer/probe"
+	"joist/internal/finding"
 )
 
 // result is what one command line came to.
@@ -68,6 +70,8 @@ func TestUsage(t *testing.T) {
 		"api upload n1 local iso":              "accepts 4 arg",
 		"api get /nodes --no-wait":             "unknown flag: --no-wait",
 		"answer validate a --answer":           "unknown flag",
+		"serve --address 203.0.113.1":          "--address 203.0.113.1 is no address of this machine",
+		"serve a b":                            "accepts at most 1 arg",
 	} {
 		execute(t, nil, "", strings.Fields(line)...).check(t, exitUsage, "", said)
 	}
@@ -373,5 +377,30 @@ func TestTypeInto(t *testing.T) {
 	sent.Reset()
 	if err := typeInto(&sent, strings.NewReader("id\n")); err != nil || sent.String() != "id\n" {
 		t.Errorf("%q %v", sent.String(), err)
+	}
+}
+
+// TestServeStops: what is wrong is told before anything is offered.
+func TestServeStops(t *testing.T) {
+	dir := t.TempDir()
+	r := execute(t, nil, "", "serve", "--address", "127.0.0.1", "--port", "0", dir)
+	r.check(t, exitFailed, "", "open the netboot folder", "make it with: joist build netboot")
+	answer := filepath.Join(dir, "answer.toml")
+	if err := os.WriteFile(answer, []byte("[global]\nkeybord = \"de\"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r = execute(t, nil, "", "serve", "--address", "127.0.0.1", "--answer", answer, dir)
+	r.check(t, exitFindings, "", "keybord")
+}
+
+func TestCannotListen(t *testing.T) {
+	var fl finding.List
+	cannotListen(&fl, 69, &os.SyscallError{Syscall: "bind", Err: syscall.EACCES}, "--no-tftp")
+	cannotListen(&fl, 67, fmt.Errorf("cannot bind to port 67: %v", syscall.EACCES), "--no-dhcp")
+	cannotListen(&fl, 80, &os.SyscallError{Syscall: "bind", Err: syscall.EADDRINUSE}, "--port 8080")
+	for i, want := range []string{"this port is for root", "this port is for root", "another program has this port"} {
+		if fl[i].Text != want || !strings.Contains(fl[i].Hint, "use --") {
+			t.Errorf("got %v", fl[i])
+		}
 	}
 }

@@ -64,7 +64,7 @@ Every command has examples: joist COMMAND --help.`,
 			r.AddCommand(x)
 		}
 	}
-	add(groupMake, buildCommand(), c.inspectCommand(), c.verifyCommand(), c.cacheCommand(), c.answerCommand(), c.planCommand())
+	add(groupMake, buildCommand(), c.inspectCommand(), c.verifyCommand(), c.cacheCommand(), c.serveCommand(), c.answerCommand(), c.planCommand())
 	add(groupUse, c.apiCommand(), c.nodeCommand())
 	r.AddCommand(c.versionCommand())
 	strict(r)

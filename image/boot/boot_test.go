@@ -86,7 +86,7 @@ func TestTexts(t *testing.T) {
 			golden(t, name, b)
 		}
 	}
-	text("medium.cfg")(MediumMenu(Medium{BuildID: "0123456789abcdef", Version: "0.1.0", Extra: []string{"quiet"}}))
+	text("medium.cfg")(MediumMenu(Medium{BuildID: "0123456789abcdef", Version: "0.1.0", Verity: strings.Repeat("5", 64), Extra: []string{"quiet"}}))
 	text("medium-stub.cfg")(MediumStub("0123456789abcdef"))
 	text("disk.cfg")(DiskMenu(nil))
 	text("disk-stub.cfg")(DiskStub(), nil)
@@ -153,7 +153,7 @@ func TestTextsRefuse(t *testing.T) {
 			}
 		}
 	}
-	for _, m := range []Medium{{BuildID: "x", Version: "0.1.0"}, {BuildID: "0123456789abcdef", Version: "\""}, {BuildID: "0123456789abcdef", Version: "1", Extra: []string{"}"}}} {
+	for _, m := range []Medium{{BuildID: "x", Version: "0.1.0"}, {BuildID: "0123456789abcdef", Version: "\""}, {BuildID: "0123456789abcdef", Version: "1", Verity: strings.Repeat("5", 64), Extra: []string{"}"}}, {BuildID: "0123456789abcdef", Version: "1"}} {
 		if _, err := MediumMenu(m); err == nil {
 			t.Errorf("%+v was accepted", m)
 		}

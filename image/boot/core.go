@@ -31,6 +31,12 @@ func DiskCore(out string) []string {
 	return mkimage("i386-pc", out, "(,gpt2)/joist", append(commonModules(), "fat", "loadenv"))
 }
 
+// NetCore returns the arguments of grub-mkimage for the image that a BIOS
+// fetches by PXE: it looks in /grub of the server that it came from.
+func NetCore(out string) []string {
+	return mkimage("i386-pc-pxe", out, "(pxe)/grub", append(commonModules(), "pxe", "net", "tftp", "http", "regexp"))
+}
+
 func mkimage(format, out, prefix string, modules []string) []string {
 	slices.Sort(modules)
 	return append([]string{"--directory=" + GrubDir, "--format=" + format, "--compression=xz", "--prefix=" + prefix, "--output=" + out}, modules...)

@@ -122,7 +122,7 @@ func DiskMenu(console []string) ([]byte, error) {
 	if console == nil {
 		console = DefaultConsole()
 	}
-	serial, err := serialText(console)
+	serial, err := SerialText(console)
 	if err != nil {
 		serial = "" // what the installing kernel was told and GRUB cannot do is no reason to fail
 	}

@@ -13,10 +13,10 @@ import (
 // signed images load no modules from files, so that the texts keep to what is
 // built in: if, functions, test, search, load_env, save_env, linux, initrd.
 
-// serialText is GRUB's part of a serial console; without one there is none. The
+// SerialText is GRUB's part of a serial console; without one there is none. The
 // line is GRUB's own only under a BIOS: UEFI firmware that has one mirrors its
 // console there already, and two writers garble each other.
-func serialText(console []string) (string, error) {
+func SerialText(console []string) (string, error) {
 	var args string
 	for _, c := range console {
 		s, ok, err := parseSerial(c)
@@ -113,6 +113,7 @@ func render(text string, data any) ([]byte, error) {
 type Medium struct {
 	BuildID string
 	Version string
+	Verity  string   // root hash of system.sqfs
 	Console []string // nil: DefaultConsole
 	Extra   []string // further kernel arguments
 }
@@ -163,12 +164,15 @@ func MediumMenu(m Medium) ([]byte, error) {
 	if err := m.check(); err != nil {
 		return nil, fmt.Errorf("write medium menu: %w", err)
 	}
-	serial, err := serialText(m.Console)
+	serial, err := SerialText(m.Console)
 	if err != nil {
 		return nil, fmt.Errorf("write medium menu: %w", err)
 	}
+	if !reHash.MatchString(m.Verity) {
+		return nil, fmt.Errorf("write medium menu: %q is no root hash", m.Verity)
+	}
 	// A panic before PID 1 must not leave a rack server hanging.
-	args := slices.Concat([]string{"panic=30"}, m.Extra, m.Console)
+	args := slices.Concat([]string{"joist.verity=" + m.Verity, "panic=30"}, m.Extra, m.Console)
 	return render(mediumText, struct {
 		Medium
 		Serial, Tail string

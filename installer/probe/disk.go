@@ -1,11 +1,14 @@
 package probe
 
 import (
+	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"joist/api/node"
 )
 
 // notDisks are block devices that are never a target: memory, loops, device
@@ -129,6 +132,20 @@ func (m Machine) partitions(name string) []string {
 		}
 	}
 	return out
+}
+
+// bootMedium is the device that stage 1 found the system on, if it is still the
+// same one: what is mounted may be a copy in memory, or a file of that device.
+func (m Machine) bootMedium() string {
+	var b node.Medium
+	text, err := os.ReadFile(m.path(node.BootMedium))
+	if err != nil || json.Unmarshal(text, &b) != nil || b.Device == "" || b.Device != filepath.Base(b.Device) {
+		return ""
+	}
+	if m.read("sys/block", m.wholeDisk(b.Device), "diskseq") != b.Seq {
+		return "" // another disk by now
+	}
+	return b.Device
 }
 
 // wholeDisk names the disk that a device file or one of its partitions is on,

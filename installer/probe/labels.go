@@ -15,6 +15,9 @@ func (m Machine) Labelled(labels ...string) []Content {
 			medium = strings.TrimPrefix(mt.source, "/dev/")
 		}
 	}
+	if name := m.bootMedium(); name != "" {
+		medium = name
+	}
 	var out []Content
 	entries, _ := os.ReadDir(m.path("sys/block"))
 	for _, e := range entries {

@@ -44,6 +44,9 @@ func (m Machine) Facts() Facts {
 			f.Medium = m.wholeDisk(mt.source)
 		}
 	}
+	if name := m.bootMedium(); name != "" {
+		f.Medium = m.wholeDisk(name)
+	}
 	var err error
 	f.Disks, err = m.disks(f.Medium, mounts)
 	problem(err)

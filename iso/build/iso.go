@@ -121,7 +121,7 @@ func (b *Builder) medium(ctx context.Context, s System, inside map[string][]byte
 // contents makes the medium's files: path on the medium → content.
 func (b *Builder) contents(ctx context.Context, s System, inside map[string][]byte) (map[string]tree.Source, error) {
 	dir := "/joist/" + b.id
-	menu, err := boot.MediumMenu(boot.Medium{BuildID: b.id, Version: b.cfg.Version, Console: b.consoles(), Extra: strings.Fields(b.cfg.Image.KernelArgs)})
+	menu, err := boot.MediumMenu(boot.Medium{BuildID: b.id, Version: b.cfg.Version, Verity: s.Manifest.VerityRoot, Console: b.consoles(), Extra: strings.Fields(b.cfg.Image.KernelArgs)})
 	if err != nil {
 		return nil, err
 	}

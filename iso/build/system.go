@@ -157,6 +157,9 @@ func (b *Builder) complete(root *tree.Node, build []byte) error {
 	return fl.Err()
 }
 
+// certificateFile holds all certificate authorities; Go's programs look there.
+const certificateFile = "/etc/ssl/certs/ca-certificates.crt"
+
 // certificates joins the certificate authorities into the bundle programs read.
 func certificates(root *tree.Node, own []certificate) error {
 	var bundle []byte
@@ -175,7 +178,7 @@ func certificates(root *tree.Node, own []certificate) error {
 	for _, c := range own {
 		bundle = append(bundle, c.pem...)
 	}
-	return root.AddFile("/etc/ssl/certs/ca-certificates.crt", 0o644, tree.Bytes(bundle))
+	return root.AddFile(certificateFile, 0o644, tree.Bytes(bundle))
 }
 
 func kernelRelease(root *tree.Node) (string, error) {

@@ -330,7 +330,7 @@ var reMenuPath = regexp.MustCompile(`(?m)(?:^ *linux |^ *initrd |=)(/[a-z0-9/.]+
 // GRUB's prefix, and what the menu names in its place.
 func TestPlainFiles(t *testing.T) {
 	s := spec()
-	menu, err := boot.MediumMenu(boot.Medium{BuildID: build, Version: "0.1.0"})
+	menu, err := boot.MediumMenu(boot.Medium{BuildID: build, Version: "0.1.0", Verity: strings.Repeat("5", 64)})
 	must(t, err)
 	paths := []string{"/EFI/BOOT/BOOTX64.EFI", "/EFI/BOOT/grubx64.efi", "/EFI/BOOT/mmx64.efi", "/boot/grub/grub.cfg"}
 	for _, m := range reMenuPath.FindAllSubmatch(menu, -1) {

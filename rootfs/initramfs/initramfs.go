@@ -60,18 +60,23 @@ func Write(w io.Writer, s Spec) (Parts, error) {
 	if _, err := cw.Write(early); err != nil {
 		return parts, err
 	}
+	err = compress(cw, archive.Bytes())
+	parts.Total = cw.n
+	return parts, err
+}
+
+// compress writes an archive as the kernel unpacks it.
+func compress(w io.Writer, archive []byte) error {
 	// The kernel unpacks zstd several times quicker than the xz that Debian's
 	// modules come in, at every level alike. A higher one makes the initrd some
 	// per cent smaller and each build seconds longer. Nothing that the bytes may
 	// come from follows the number of CPUs.
-	z, err := zstd.NewWriter(cw, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderCRC(false), zstd.WithEncoderConcurrency(2))
+	z, err := zstd.NewWriter(w, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderCRC(false), zstd.WithEncoderConcurrency(2))
 	if err != nil {
-		return parts, err
+		return err
 	}
-	_, err = z.Write(archive.Bytes())
-	err = errors.Join(err, z.Close())
-	parts.Total = cw.n
-	return parts, err
+	_, err = z.Write(archive)
+	return errors.Join(err, z.Close())
 }
 
 type counter struct {
@@ -149,25 +154,33 @@ func files(s Spec, parts *Parts) (*tree.Node, error) {
 			return nil, err
 		}
 	}
-	if err := modules(out, s.System, s.Kernel); err != nil {
+	if err := modules(out, s.System, s.Kernel, Wanted, nil); err != nil {
 		return nil, err
 	}
 	return out, firmware(out, s.System, parts)
 }
 
 // modules copies the wanted modules, what they depend on and the indexes cut
-// down to them.
-func modules(out, sys *tree.Node, kernel string) error {
+// down to them. Files of those that another archive has are left out.
+func modules(out, sys *tree.Node, kernel string, wanted, there func(file string) bool) error {
 	dir := "/usr/lib/modules/" + kernel
 	dep, err := sys.Read(dir + "/modules.dep")
 	if err != nil {
 		return fmt.Errorf("read the modules' dependencies (was depmod run?): %w", err)
 	}
-	take := closure(parseDep(string(dep)))
+	deps := parseDep(string(dep))
+	take := closure(deps, wanted)
+	var have map[string]bool
+	if there != nil {
+		have = closure(deps, there)
+	}
 	to := "/lib/modules/" + kernel
 	names := map[string]bool{}
 	for file := range take {
 		names[moduleName(file)] = true
+		if have[file] {
+			continue
+		}
 		n := sys.Resolve(path.Join(dir, file))
 		if n == nil {
 			return fmt.Errorf("module %s is named in modules.dep and missing", file)
@@ -199,7 +212,7 @@ func modules(out, sys *tree.Node, kernel string) error {
 }
 
 // closure is the wanted modules and all that they depend on.
-func closure(deps map[string][]string) map[string]bool {
+func closure(deps map[string][]string, wanted func(file string) bool) map[string]bool {
 	take := map[string]bool{}
 	var add func(file string)
 	add = func(file string) {
@@ -212,7 +225,7 @@ func closure(deps map[string][]string) map[string]bool {
 		}
 	}
 	for file := range deps {
-		if Wanted(file) {
+		if wanted(file) {
 			add(file)
 		}
 	}
@@ -247,7 +260,9 @@ func parseDep(s string) map[string][]string {
 }
 
 // Wanted reports whether the module file belongs into the initrd.
-func Wanted(file string) bool {
+func Wanted(file string) bool { return listed(file, names, dirs) }
+
+func listed(file string, names, dirs []string) bool {
 	if slices.Contains(names, moduleName(file)) {
 		return true
 	}

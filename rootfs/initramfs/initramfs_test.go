@@ -213,3 +213,54 @@ func TestWanted(t *testing.T) {
 		}
 	}
 }
+
+// TestWriteNet: the archive behind the initrd has what that one lacks, and
+// indexes of both.
+func TestWriteNet(t *testing.T) {
+	sys := system(t)
+	mods := "/usr/lib/modules/" + kernel + "/"
+	deps, err := sys.Read(mods + "modules.dep")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for p, text := range map[string]string{
+		mods + "kernel/drivers/net/ethernet/broadcom/tg3.ko": module(t, "firmware=tigon/tg3.bin"),
+		mods + "kernel/drivers/net/phy/libphy.ko":            module(t),
+		mods + "modules.dep":                                 string(deps) + "kernel/drivers/net/ethernet/broadcom/tg3.ko: kernel/drivers/net/phy/libphy.ko\nkernel/drivers/net/phy/libphy.ko:\n",
+		"/usr/lib/firmware/tigon/tg3.bin":                    "firmware of a card",
+	} {
+		if err := sys.AddFile(p, 0o644, tree.Bytes(text)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var b, again bytes.Buffer
+	net := NetSpec{System: sys, Kernel: kernel, Files: map[string][]byte{"/netboot.json": []byte("{}"), "/etc/a": []byte("a"), "/etc/b": []byte("b")}}
+	if _, err := WriteNet(&again, net); err != nil {
+		t.Fatal(err)
+	}
+	parts, err := WriteNet(&b, net)
+	if !bytes.Equal(b.Bytes(), again.Bytes()) {
+		t.Error("two archives of one tree differ")
+	}
+	if err != nil || parts.Total != int64(b.Len()) || parts.Firmware != int64(len("firmware of a card")) {
+		t.Fatalf("%+v, %v", parts, err)
+	}
+	z, err := zstd.NewReader(&b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer z.Close()
+	archive, err := io.ReadAll(z)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := list(t, archive)
+	for text, want := range map[string]bool{
+		"ethernet/broadcom/tg3.ko (a module)": true, "phy/libphy.ko (a module)": true, "lib/firmware/tigon/tg3.bin": true, "netboot.json": true,
+		"nvme.ko (a module)": false, "tun.ko (a module)": false, "init \"": false, "alias pci:v*sv*bc01sc08i02* nvme": true, "kernel/drivers/net/tun.ko:": false,
+	} {
+		if strings.Contains(got, text) != want {
+			t.Errorf("%q is there: %v\n%s", text, !want, got)
+		}
+	}
+}

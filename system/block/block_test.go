@@ -16,10 +16,13 @@ func TestSniff(t *testing.T) {
 	fat := make([]byte, 40000)
 	copy(fat[82:], "FAT32   ")
 	fat[510], fat[511] = 0x55, 0xaa
+	exfat, ntfs := make([]byte, 40000), make([]byte, 40000)
+	copy(exfat[3:], "EXFAT   ")
+	copy(ntfs[3:], "NTFS    ")
 	for _, c := range []struct {
 		img  []byte
 		want string
-	}{{iso, "iso9660"}, {fat, "vfat"}, {fat[:4096], "vfat"}, {make([]byte, 40000), ""}, {nil, ""}} {
+	}{{exfat, "exfat"}, {ntfs, "ntfs3"}, {iso, "iso9660"}, {fat, "vfat"}, {fat[:4096], "vfat"}, {make([]byte, 40000), ""}, {nil, ""}} {
 		if got, err := Sniff(bytes.NewReader(c.img)); got != c.want || err != nil {
 			t.Errorf("got %q, %v, want %q", got, err, c.want)
 		}

@@ -7,7 +7,7 @@ import (
 )
 
 // Sniff names the file system type that mount(2) wants for the device, as far
-// as a medium of ours can be on it: "iso9660", "vfat" or "".
+// as a medium of ours can be on it: "iso9660", "vfat", "exfat", "ntfs3" or "".
 func (d Device) Sniff() (string, error) {
 	f, err := os.Open(d.Path())
 	if err != nil {
@@ -18,8 +18,8 @@ func (d Device) Sniff() (string, error) {
 }
 
 // Sniff reads the magic numbers of ISO 9660 (ECMA-119, 8.1: "CD001" in sector
-// 16) and FAT (the type strings of the BIOS parameter block). Devices too
-// small for one of them do not have it.
+// 16), FAT (the type strings of the BIOS parameter block), exFAT and NTFS (the
+// names in its place). Devices too small for one of them do not have it.
 func Sniff(r io.ReaderAt) (string, error) {
 	b := make([]byte, 6)
 	if _, err := r.ReadAt(b, 16*2048); err != nil && err != io.EOF {
@@ -33,6 +33,12 @@ func Sniff(r io.ReaderAt) (string, error) {
 			return "", nil
 		}
 		return "", err
+	}
+	switch string(s[3:11]) {
+	case "EXFAT   ":
+		return "exfat", nil
+	case "NTFS    ":
+		return "ntfs3", nil
 	}
 	if s[510] == 0x55 && s[511] == 0xaa &&
 		(bytes.HasPrefix(s[54:], []byte("FAT1")) || bytes.HasPrefix(s[82:], []byte("FAT32"))) {

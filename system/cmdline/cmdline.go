@@ -6,6 +6,7 @@ package cmdline
 
 import (
 	"fmt"
+	"net/url"
 	"os"
 	"regexp"
 	"strings"
@@ -35,12 +36,18 @@ type Options struct {
 	Trial       bool   // the slot has not been marked good yet
 	Answer      string // joist.answer=: where an unattended installation finds its answer
 	AnswerPin   string // joist.answer-fingerprint=: SHA-256 of the answer server's certificate, 64 hex digits
+	Image       string // joist.image=: http or https URL of system.sqfs; "" for a medium
+	RAM         string // joist.ram=: "1" copies the medium to memory, "0" does not, "" where there is room
+	BootMAC     string // BOOTIF=: hardware address of the card that the firmware started from
+	Address     Address
 	RescueMount bool   // joist.rescue=mount
 	Keyboard    string // joist.keyboard=: layout, where nothing else says one
 	Verbose     bool   // debug, loglevel= or ignore_loglevel: leave the kernel's messages alone
 	Consoles    []string
 	Params      map[string][]string // module name → "param=value", as modprobe(8) takes them from the command line
 	Blacklist   []string            // module_blacklist=, modprobe.blacklist=
+
+	badAddress error // of ip=, which matters only to who fetches
 }
 
 var (
@@ -53,6 +60,8 @@ var (
 	array  = regexp.MustCompile(`^[0-9a-f]{8}(:[0-9a-f]{8}){3}$`)
 	layout = regexp.MustCompile(`^[a-z]{2}(-[a-z]{2})?$`)
 	tty    = regexp.MustCompile(`^[a-zA-Z][a-zA-Z0-9/]{0,30}$`)
+	// As PXELINUX writes it, with the hardware type before it, or as GRUB has it.
+	bootIf = regexp.MustCompile(`^(?:01-)?([0-9a-f]{2}(?:[-:][0-9a-f]{2}){5})$`)
 	modArg = regexp.MustCompile(`^([a-zA-Z][a-zA-Z0-9_-]*)\.([a-zA-Z][a-zA-Z0-9_]*(=.*)?)$`)
 )
 
@@ -83,6 +92,13 @@ func Parse(line string) (Options, error) {
 			name, _, _ := strings.Cut(val, ",")
 			if tty.MatchString(name) {
 				o.Consoles = append(o.Consoles, name)
+			}
+		case key == "ip":
+			a, err := ParseAddress(val)
+			o.Address, o.badAddress = a, err
+		case key == "BOOTIF":
+			if m := bootIf.FindStringSubmatch(strings.ToLower(val)); m != nil {
+				o.BootMAC = strings.ReplaceAll(m[1], "-", ":")
 			}
 		case key == "debug", key == "loglevel", key == "ignore_loglevel":
 			o.Verbose = true
@@ -136,6 +152,17 @@ func (o *Options) set(key, val string) string {
 		return fmt.Sprintf("joist.state=%q starts with neither lvm: nor zfs:", val)
 	case "md":
 		return checked(&o.Array, array, strings.ToLower(val))
+	case "image":
+		u, err := url.Parse(val)
+		if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "" || strings.HasSuffix(u.Path, "/") || u.Path == "" {
+			return "joist.image= is not the URL of a file by http or https" // it may hold a password: not quoted
+		}
+		o.Image = val
+	case "ram":
+		if val != "0" && val != "1" {
+			return fmt.Sprintf("joist.ram=%q is neither 0 nor 1", val)
+		}
+		o.RAM = val
 	case "trial":
 		o.Trial = val == "1"
 	case "answer":
@@ -161,7 +188,13 @@ func (o *Options) missing() (bad []string) {
 	}
 	if !o.FromSlot() {
 		need("build", o.Build)
+		if o.Image != "" && o.badAddress != nil {
+			bad = append(bad, o.badAddress.Error())
+		}
 		return bad
+	}
+	if o.Image != "" {
+		bad = append(bad, "joist.image= does not go with a slot")
 	}
 	need("slot", o.Slot)
 	need("verity", o.Verity)

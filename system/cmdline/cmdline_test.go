@@ -1,6 +1,8 @@
 package cmdline
 
 import (
+	"net/netip"
+	"reflect"
 	"strings"
 	"testing"
 )
@@ -103,4 +105,47 @@ func FuzzParse(f *testing.F) {
 			t.Errorf("unchecked value in %+v", o)
 		}
 	})
+}
+
+func TestAddress(t *testing.T) {
+	addr := netip.MustParseAddr
+	for val, want := range map[string]Address{
+		"dhcp": {}, "on": {}, ":::::eth1:dhcp": {Device: "eth1"},
+		"192.0.2.5::192.0.2.1:255.255.255.0::eth0:none:192.0.2.2:192.0.2.3": {"eth0", netip.MustParsePrefix("192.0.2.5/24"), addr("192.0.2.1"), []netip.Addr{addr("192.0.2.2"), addr("192.0.2.3")}},
+		"192.0.2.5:::26::":                          {Prefix: netip.MustParsePrefix("192.0.2.5/26")},
+		"[2001:db8::5]::[2001:db8::1]:64:host::off": {Prefix: netip.MustParsePrefix("2001:db8::5/64"), Gateway: addr("2001:db8::1")},
+	} {
+		got, err := ParseAddress(val)
+		if err != nil || !reflect.DeepEqual(got, want) {
+			t.Errorf("%s: got %+v, %v", val, got, err)
+		}
+	}
+	for _, val := range []string{"x", "192.0.2.5", "192.0.2.5::192.0.2.1:255.0.255.0::eth0:none", "192.0.2.5:::33::", "192.0.2.5::x:24::",
+		"192.0.2.5::2001:db8::1:24::", "192.0.2.5:::24::../x", ":::::eth0:none", "192.0.2.5:::24::eth0:none:x", "192.0.2.5::[2001:db8::1]:24::"} {
+		if got, err := ParseAddress(val); err == nil {
+			t.Errorf("%s was taken: %+v", val, got)
+		}
+	}
+}
+
+func TestNetwork(t *testing.T) {
+	const build = "joist.build=0123456789abcdef joist.mode=install "
+	o, err := Parse(build + "joist.image=http://192.0.2.1:8080/joist/system.sqfs BOOTIF=01-52-54-00-AA-bb-01 ip=dhcp joist.ram=0")
+	if err != nil || o.Image != "http://192.0.2.1:8080/joist/system.sqfs" || o.BootMAC != "52:54:00:aa:bb:01" || o.RAM != "0" || o.Address.Static() {
+		t.Errorf("got %+v, %v", o, err)
+	}
+	if o, err = Parse(build + "BOOTIF=52:54:00:aa:bb:02"); err != nil || o.BootMAC != "52:54:00:aa:bb:02" {
+		t.Errorf("got %+v, %v", o, err)
+	}
+	if o, err = Parse(build + "BOOTIF="); err != nil || o.BootMAC != "" {
+		t.Errorf("got %+v, %v", o, err)
+	}
+	for _, bad := range []string{"joist.image=tftp://x/y", "joist.image=http:///x", "joist.image=http://x", "joist.image=http://x/joist/", "joist.image=", "joist.ram=2", "joist.image=http://x/y ip=1"} {
+		if _, err := Parse(build + bad); err == nil {
+			t.Errorf("%s was taken", bad)
+		}
+	}
+	if _, err := Parse(build + "joist.image=ftp://user:secret@x/y"); err == nil || strings.Contains(err.Error(), "secret") {
+		t.Errorf("a password is shown: %v", err)
+	}
 }

@@ -2,16 +2,20 @@ package stage1
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"joist/api/node"
 	"joist/system/block"
+	"joist/system/loop"
 )
 
 // search loads modules for new devices and calls look until it answers true.
@@ -101,17 +105,76 @@ func (b *boot) imageFile() string {
 	return filepath.Join(medium, "joist", b.opt.Build, "system.sqfs")
 }
 
+const readOnly = unix.MS_RDONLY | unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC
+
+// tryMedium mounts a volume and looks for this build's files, and for an image
+// of the medium as a file.
 func (b *boot) tryMedium(d block.Device, fs string) bool {
-	flags := uintptr(unix.MS_RDONLY | unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC)
-	if err := unix.Mount(d.Path(), medium, fs, flags, ""); err != nil {
+	if !slices.Contains(always(false), fs) && fs != "iso9660" {
+		if err := b.mods.Load(fs); err != nil {
+			b.log.Printf("          %s looks like %s: %v", d.Path(), fs, err)
+			return false
+		}
+	}
+	if err := unix.Mount(d.Path(), medium, fs, readOnly, ""); err != nil {
 		b.log.Printf("          %s looks like %s, but mounting it: %v", d.Path(), fs, err)
 		return false
 	}
+	what := fs
 	if _, err := os.Stat(b.imageFile()); err != nil {
-		b.log.Printf("          %s (%s) is not our medium", d.Path(), fs)
-		unix.Unmount(medium, unix.MNT_DETACH)
-		return false
+		file := ""
+		if fs != "iso9660" {
+			file = findISO(medium, b.opt.Build)
+		}
+		if file == "" {
+			b.log.Printf("          %s (%s) is not our medium", d.Path(), fs)
+			unix.Unmount(medium, unix.MNT_DETACH)
+			return false
+		}
+		if err := b.openISO(file); err != nil {
+			b.log.Printf("          %s on %s: %v", strings.TrimPrefix(file, medium), d.Path(), err)
+			unix.Unmount(medium, unix.MNT_DETACH)
+			return false
+		}
+		what = strings.TrimPrefix(file, medium+"/") + " on " + fs
 	}
-	b.log.Printf("          medium is %s (%s)", d.Path(), fs)
+	b.log.Printf("          medium is %s (%s)", d.Path(), what)
+	b.noteMedium(d)
 	return true
+}
+
+// openISO puts the image file of a volume that is mounted as the medium into
+// the medium's place.
+func (b *boot) openISO(file string) error {
+	if err := os.MkdirAll(carrier, 0o700); err != nil {
+		return err
+	}
+	if err := unix.Mount(medium, carrier, "", unix.MS_MOVE, ""); err != nil {
+		return fmt.Errorf("move the volume aside: %w", err)
+	}
+	dev, err := loop.Attach(filepath.Join(carrier, strings.TrimPrefix(file, medium)), isoBlock)
+	if err == nil {
+		if err = unix.Mount(dev, medium, "iso9660", readOnly, ""); err != nil {
+			err = fmt.Errorf("mount %s: %w", dev, err)
+		} else {
+			if _, err = os.Stat(b.imageFile()); err == nil {
+				b.carrier = dev
+				return nil
+			}
+			err = errors.Join(err, unix.Unmount(medium, unix.MNT_DETACH))
+		}
+		err = errors.Join(err, loop.Detach(dev))
+	}
+	return errors.Join(err, unix.Mount(carrier, medium, "", unix.MS_MOVE, "")) // back to where the caller had it
+}
+
+// noteMedium tells the installer which disk is the medium.
+func (b *boot) noteMedium(d block.Device) {
+	text, err := json.Marshal(node.Medium{Device: d.Name, Seq: d.Seq})
+	if err == nil {
+		err = os.WriteFile(node.BootMedium, text, 0o644)
+	}
+	if err != nil {
+		b.log.Printf("          note the medium: %v", err)
+	}
 }

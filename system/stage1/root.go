@@ -61,16 +61,36 @@ func (b *boot) verity(context.Context) error {
 	return nil
 }
 
+// mediumVerity checks what is read from the medium, where that was not done as
+// a whole. Menus of other loaders may not know the root hash.
+func (b *boot) mediumVerity(ctx context.Context) error {
+	switch {
+	case b.checked:
+		b.log.Printf("          not needed: the image in memory was checked")
+		return nil
+	case b.opt.Verity == "":
+		b.log.Printf("          the menu gives no root hash (joist.verity=): damage of the medium goes unnoticed until something fails")
+		return nil
+	}
+	if err := b.mods.Load("dm_mod", "dm_verity"); err != nil {
+		return err
+	}
+	return b.verity(ctx)
+}
+
 // damaged is the cure for an image that cannot be used.
 func (b *boot) damaged() string {
 	if b.opt.FromSlot() {
 		return "start the other slot from the boot menu, or install again from the medium: the image in slot " + b.opt.Slot + " is damaged"
 	}
+	if b.opt.Image != "" {
+		return "start again; if it stays so, test the memory: the image was whole when it was fetched"
+	}
 	return "write the medium again and check its SHA-256 sum: the image on it is damaged"
 }
 
 func (b *boot) attach(context.Context) (err error) {
-	b.image, err = loop.Attach(b.imageFile())
+	b.image, err = loop.Attach(b.imageFile(), 4096) // so that squashfs' reads are not split
 	return err
 }
 

@@ -1,6 +1,6 @@
 // Package stage1 is the program in the initramfs: it finds the system image
-// (on the medium that carries its build id, or in the slot that the kernel
-// command line names), makes it the root file system and hands over to PID 1
+// (on the medium that carries its build id, in the slot that the kernel command
+// line names, or on a web server, from where it is fetched), makes it the root file system and hands over to PID 1
 // in it. It assembles and activates nothing else, and it never waits without
 // saying what for. When it cannot go on it says what, where and what to do
 // next on every console, and restarts the machine rather than hang.
@@ -17,6 +17,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	imageboot "joist/image/boot"
 	"joist/system/cmdline"
 	"joist/system/console"
 	"joist/system/module"
@@ -28,6 +29,7 @@ const (
 	newRoot  = "/newroot"
 	runDir   = "/run/joist"
 	medium   = runDir + "/medium"
+	carrier  = runDir + "/carrier" // volume that holds the medium as a file
 	bootLog  = runDir + "/boot.log"
 	findTime = 60 * time.Second
 	// The watchdog must outlast a slow disk's start and is fed meanwhile;
@@ -61,6 +63,9 @@ type boot struct {
 	mods    *module.Loader
 	dog     *watchdog.Timer
 	image   string // block device that holds the squashfs
+	checked bool   // the image was, as a whole
+	carrier string // loop device of the medium, where that is a file
+	remote  imageboot.Remote
 	noted   map[string]bool
 }
 
@@ -105,10 +110,17 @@ func (b *boot) phases() []phase.Phase {
 			phase.Phase{Name: "find slot " + b.opt.Slot + " of the system disk", Fatal: true, Deadline: findTime + 10*time.Second, Run: b.findSlot},
 			phase.Phase{Name: "arm watchdog", Run: b.arm},
 			phase.Phase{Name: "set up verity", Fatal: true, Run: b.verity})
+	} else if b.opt.Image != "" {
+		list = append(list,
+			phase.Phase{Name: "bring up network", Fatal: true, Deadline: netTime + 10*time.Second, Run: b.network},
+			phase.Phase{Name: "fetch system", Fatal: true, Deadline: fetchTime, Run: b.fetch},
+			phase.Phase{Name: "attach system image", Fatal: true, Run: b.attach})
 	} else {
 		list = append(list,
 			phase.Phase{Name: "find medium with build " + b.opt.Build, Fatal: true, Deadline: findTime + 10*time.Second, Run: b.findMedium},
-			phase.Phase{Name: "attach system image", Fatal: true, Run: b.attach})
+			phase.Phase{Name: "copy medium to memory", Fatal: true, Deadline: time.Hour, Run: b.copyMedium},
+			phase.Phase{Name: "attach system image", Fatal: true, Run: b.attach},
+			phase.Phase{Name: "set up verity", Fatal: true, Run: b.mediumVerity})
 	}
 	return append(list,
 		phase.Phase{Name: "mount system image", Fatal: true, Run: b.mountImage},

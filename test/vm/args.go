@@ -161,8 +161,10 @@ func (c Config) nicArgs(boot *int) []string {
 		if n.PXE {
 			dev += fmt.Sprintf(",bootindex=%d", *boot)
 			*boot++
-		} else {
-			dev += ",romfile=" // no ROM: the firmware cannot lose time on it
+		}
+		if !n.PXE || c.Firmware != SeaBIOS {
+			// No ROM: a BIOS cannot lose time on it, and UEFI uses drivers of its own.
+			dev += ",romfile="
 		}
 		a = append(a, "-device", dev)
 	}

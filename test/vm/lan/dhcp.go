@@ -23,6 +23,8 @@ type leases struct {
 	time    time.Duration
 	stopped bool
 	options map[uint8]string // further ones, by code
+	boot    func(req *dhcpv4.DHCPv4) []dhcpv4.Modifier
+	proxy   func(req *dhcpv4.DHCPv4) *dhcpv4.DHCPv4
 }
 
 func newLeases() *leases {
@@ -57,6 +59,18 @@ func (l *leases) fix(mac MAC, ip netip.Addr) error {
 func (l *leases) setTime(d time.Duration) { l.mu.Lock(); l.time = d; l.mu.Unlock() }
 func (l *leases) setStopped(b bool)       { l.mu.Lock(); l.stopped = b; l.mu.Unlock() }
 
+func (l *leases) setBoot(f func(*dhcpv4.DHCPv4) []dhcpv4.Modifier) {
+	l.mu.Lock()
+	l.boot = f
+	l.mu.Unlock()
+}
+
+func (l *leases) setProxy(f func(*dhcpv4.DHCPv4) *dhcpv4.DHCPv4) {
+	l.mu.Lock()
+	l.proxy = f
+	l.mu.Unlock()
+}
+
 // choose is the address for mac: the one it had, else the first free one.
 func (l *leases) choose(mac MAC) (netip.Addr, bool) {
 	if ip, ok := l.by[mac]; ok {
@@ -77,8 +91,9 @@ func (l *leases) choose(mac MAC) (netip.Addr, bool) {
 	return netip.Addr{}, false
 }
 
-// handle answers a frame that carries a DHCP request, or returns nil.
-func (l *leases) handle(frame []byte) []byte {
+// handle answers a frame that carries a DHCP request: with the frames of those
+// that answer it, which may be none.
+func (l *leases) handle(frame []byte) (replies [][]byte) {
 	payload, ok := udpPayload(frame, dhcpv4.ServerPort)
 	if !ok {
 		return nil
@@ -89,14 +104,18 @@ func (l *leases) handle(frame []byte) []byte {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if l.proxy != nil {
+		if reply := l.proxy(req); reply != nil {
+			replies = append(replies, dhcpFrame(req, reply))
+		}
+	}
 	if l.stopped {
-		return nil
+		return replies
 	}
-	reply := l.reply(req)
-	if reply == nil {
-		return nil
+	if reply := l.reply(req); reply != nil {
+		replies = append(replies, dhcpFrame(req, reply))
 	}
-	return dhcpFrame(req, reply)
+	return replies
 }
 
 func (l *leases) reply(req *dhcpv4.DHCPv4) *dhcpv4.DHCPv4 {
@@ -143,6 +162,9 @@ func (l *leases) grant(req *dhcpv4.DHCPv4, ip netip.Addr, t dhcpv4.MessageType) 
 		if req.MessageType() != dhcpv4.MessageTypeInform { // RFC 2131, 4.3.5: no lease time, no address
 			mods = append(mods, dhcpv4.WithLeaseTime(uint32(l.time/time.Second)), dhcpv4.WithYourIP(ip.AsSlice()))
 		}
+		if l.boot != nil {
+			mods = append(mods, l.boot(req)...)
+		}
 	}
 	reply, err := dhcpv4.NewReplyFromRequest(req, mods...)
 	if err != nil {
@@ -160,8 +182,12 @@ func dhcpFrame(req, reply *dhcpv4.DHCPv4) []byte {
 	switch {
 	case !nak && !req.ClientIPAddr.IsUnspecified():
 		dstIP = netip.AddrFrom4([4]byte(req.ClientIPAddr.To4()))
-	case nak || req.IsBroadcast():
+	case nak || req.IsBroadcast() || reply.YourIPAddr.IsUnspecified():
 		dstMAC, dstIP = MAC{255, 255, 255, 255, 255, 255}, netip.AddrFrom4([4]byte{255, 255, 255, 255})
 	}
-	return udpFrame(dstMAC, netip.AddrPortFrom(Gateway, dhcpv4.ServerPort), netip.AddrPortFrom(dstIP, dhcpv4.ClientPort), reply.ToBytes())
+	src := Gateway // a proxy names itself
+	if ip, ok := netip.AddrFromSlice(reply.ServerIPAddr.To4()); ok && !ip.IsUnspecified() {
+		src = ip
+	}
+	return udpFrame(dstMAC, netip.AddrPortFrom(src, dhcpv4.ServerPort), netip.AddrPortFrom(dstIP, dhcpv4.ClientPort), reply.ToBytes())
 }

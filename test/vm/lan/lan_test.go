@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -284,6 +285,81 @@ func TestLease(t *testing.T) {
 	}
 	if again := ask(discover); again.YourIPAddr.String() != "10.77.0.50" {
 		t.Errorf("second offer: %s", again.Summary())
+	}
+}
+
+// TestBoot: the DHCP server names a boot file, and a proxy answers beside it
+// and before it.
+func TestBoot(t *testing.T) {
+	l := newLeases()
+	l.setBoot(func(*dhcpv4.DHCPv4) []dhcpv4.Modifier {
+		return []dhcpv4.Modifier{dhcpv4.WithOption(dhcpv4.OptBootFileName("file"))}
+	})
+	proxy := net.IP{10, 77, 0, 5}
+	l.setProxy(func(req *dhcpv4.DHCPv4) *dhcpv4.DHCPv4 {
+		r, err := dhcpv4.NewReplyFromRequest(req, dhcpv4.WithMessageType(dhcpv4.MessageTypeOffer), dhcpv4.WithServerIP(proxy))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r
+	})
+	d, err := dhcpv4.NewDiscovery(net.HardwareAddr{2, 0, 0, 0, 0, 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	frames := l.handle(udpFrame(MAC{255, 255, 255, 255, 255, 255}, netip.MustParseAddrPort("0.0.0.0:68"), netip.MustParseAddrPort("255.255.255.255:67"), d.ToBytes()))
+	if len(frames) != 2 {
+		t.Fatalf("%d answers", len(frames))
+	}
+	for i, want := range []struct {
+		dst  MAC
+		from net.IP
+		file string
+	}{{MAC{255, 255, 255, 255, 255, 255}, proxy, ""}, {MAC{2, 0, 0, 0, 0, 1}, net.IP(Gateway.AsSlice()), "file"}} {
+		payload, ok := udpPayload(frames[i], 68)
+		if !ok {
+			t.Fatal("no datagram for a client")
+		}
+		m, err := dhcpv4.FromBytes(payload)
+		if err != nil || MAC(frames[i][:6]) != want.dst || !net.IP(frames[i][26:30]).Equal(want.from) || m.BootFileNameOption() != want.file || m.YourIPAddr.IsUnspecified() != (want.file == "") {
+			t.Errorf("answer %d: %v, %s", i, err, m.Summary())
+		}
+	}
+}
+
+// TestListenUDP: a datagram reaches a server at an address of its own.
+func TestListenUDP(t *testing.T) {
+	sw := segment(t)
+	server, err := sw.ListenUDP("10.77.0.5:69")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer server.Close()
+	if _, err := sw.ListenUDP("192.0.2.1:69"); err == nil {
+		t.Error("an address of elsewhere was taken")
+	}
+	client, err := guest(t, port(t, sw, "a"), MAC{2, 0, 0, 0, 0, 7}, "10.77.0.7").listenUDP(netip.MustParseAddrPort("10.77.0.7:1000"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	deadline := time.Now().Add(10 * time.Second)
+	if err := errors.Join(server.SetDeadline(deadline), client.SetDeadline(deadline)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := client.WriteTo([]byte("ask"), &net.UDPAddr{IP: net.IP{10, 77, 0, 5}, Port: 69}); err != nil {
+		t.Fatal(err)
+	}
+	b := make([]byte, 16)
+	n, from, err := server.ReadFrom(b)
+	if err != nil || string(b[:n]) != "ask" {
+		t.Fatalf("%q, %v", b[:n], err)
+	}
+	if _, err := server.WriteTo([]byte("answer"), from); err != nil {
+		t.Fatal(err)
+	}
+	if n, _, err = client.ReadFrom(b); err != nil || string(b[:n]) != "answer" {
+		t.Errorf("%q, %v", b[:n], err)
 	}
 }
 

@@ -8,6 +8,8 @@ import (
 	"net/netip"
 	"sync"
 	"time"
+
+	"github.com/insomniacslk/dhcp/dhcpv4"
 )
 
 // Addresses of every segment. Segments are separate, so all may use the same.
@@ -121,6 +123,28 @@ func (s *Switch) Listen(addr string) (net.Listener, error) {
 	return s.gw.listen(at)
 }
 
+// ListenUDP is Listen for datagrams.
+func (s *Switch) ListenUDP(addr string) (net.PacketConn, error) {
+	at, err := netip.ParseAddrPort(addr)
+	if err != nil {
+		return nil, fmt.Errorf("listen %q: %w", addr, err)
+	}
+	if !Subnet.Contains(at.Addr()) {
+		return nil, fmt.Errorf("listen %q: not in %s", addr, Subnet)
+	}
+	if err := s.gw.own(at.Addr()); err != nil {
+		return nil, err
+	}
+	return s.gw.listenUDP(at)
+}
+
+// BootDHCP lets f add to the DHCP server's answers: next server, boot file.
+func (s *Switch) BootDHCP(f func(req *dhcpv4.DHCPv4) []dhcpv4.Modifier) { s.dhcp.setBoot(f) }
+
+// ProxyDHCP adds a second server, whose answers come before those of the DHCP
+// server; f returns nil for none.
+func (s *Switch) ProxyDHCP(f func(req *dhcpv4.DHCPv4) *dhcpv4.DHCPv4) { s.dhcp.setProxy(f) }
+
 // DNS makes the gateway's name server answer name with ip. Everything else is
 // answered with "no such name".
 func (s *Switch) DNS(name string, ip netip.Addr) { s.names.set(name, ip) }
@@ -178,8 +202,10 @@ func (s *Switch) forward(from *Port, frame []byte) {
 	s.mu.Unlock()
 
 	if from != nil && (dst.group() || dst == MAC(gatewayMAC)) {
-		if reply := s.dhcp.handle(frame); reply != nil {
-			s.forward(nil, reply)
+		if replies := s.dhcp.handle(frame); len(replies) > 0 {
+			for _, r := range replies {
+				s.forward(nil, r)
+			}
 			return
 		}
 	}
