@@ -113,7 +113,7 @@ func TestSerial(t *testing.T) {
 		for what, make := range map[string]func() ([]byte, error){
 			"disk": func() ([]byte, error) { return DiskMenu(list) },
 			"medium": func() ([]byte, error) {
-				return MediumMenu(Medium{BuildID: "0123456789abcdef", Version: "0.1.0", Console: list})
+				return MediumMenu(Medium{BuildID: "0123456789abcdef", Version: "0.1.0", Verity: strings.Repeat("5", 64), Console: list})
 			},
 		} {
 			text, err := make()
@@ -125,7 +125,7 @@ func TestSerial(t *testing.T) {
 			}
 		}
 	}
-	if _, err := MediumMenu(Medium{BuildID: "0123456789abcdef", Version: "0.1.0", Console: []string{"console=ttyS0,1500000"}}); err == nil {
+	if _, err := MediumMenu(Medium{BuildID: "0123456789abcdef", Version: "0.1.0", Verity: strings.Repeat("5", 64), Console: []string{"console=ttyS0,1500000"}}); err == nil {
 		t.Error("a menu was made for a speed that GRUB does not know")
 	}
 	// An installation does not fail for it.

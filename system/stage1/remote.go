@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"net/url"
 	"os"
@@ -92,9 +93,15 @@ func (b *boot) fetch(ctx context.Context) error {
 	return nil
 }
 
-// putManifest completes the medium.
+// putManifest completes the medium: the installer checks all that it takes from
+// it, loaders included.
 func (b *boot) putManifest() error {
-	text, err := b.remote.Manifest.Encode()
+	m := b.remote.Manifest
+	m.Files = maps.Clone(m.Files)
+	for name, f := range b.remote.Loaders {
+		m.Files[imageboot.LoaderFile(name)] = f
+	}
+	text, err := m.Encode()
 	if err != nil {
 		return err
 	}
