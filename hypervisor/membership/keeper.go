@@ -25,6 +25,7 @@ const (
 	lookEvery    = 3 * time.Second // after members, roster, the seal
 	janitorEvery = time.Minute
 	renewEvery   = time.Hour
+	renewAgain   = 30 * time.Second // after a try that failed: whoever can sign was away
 )
 
 // Start begins everything that goes on as long as the daemon runs. Guests
@@ -271,14 +272,19 @@ func (s *Service) presence(name string) (bool, time.Time) {
 
 // keepCertificate renews the node's certificate in the last third of its life.
 func (s *Service) keepCertificate(ctx context.Context) {
-	for {
+	for said := ""; ; {
+		pause := renewEvery
 		if err := s.renew(ctx); err != nil && ctx.Err() == nil {
-			s.o.Log.Warn("renew this node's certificate", "err", err)
+			pause = renewAgain
+			if err.Error() != said {
+				said = err.Error()
+				s.o.Log.Warn("renew this node's certificate", "err", err)
+			}
 		}
 		select {
 		case <-ctx.Done():
 			return
-		case <-time.After(renewEvery):
+		case <-time.After(pause):
 		}
 	}
 }
