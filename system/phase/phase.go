@@ -7,6 +7,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"sync"
@@ -199,7 +200,7 @@ func one(ctx context.Context, log *Log, board *Board, p Phase) error {
 	log.Printf("started   %s", p.Name)
 	board.put(node.Phase{Name: p.Name, State: node.PhaseRunning})
 	end := make(chan error, 1)
-	go func() { end <- p.Run(ctx) }()
+	go func() { end <- contained(ctx, log, p) }()
 	var err error
 	select {
 	case err = <-end:
@@ -222,4 +223,22 @@ func one(ctx context.Context, log *Log, board *Board, p Phase) error {
 	board.put(node.Phase{Name: p.Name, State: node.PhaseDone})
 	log.Printf("finished  %s (%.2f s)", p.Name, took)
 	return nil
+}
+
+// contained makes a panic of a phase its error: phases read what disks and
+// firmware hold, and the process that runs them is PID 1, with which the kernel
+// ends. The log tells where it was.
+func contained(ctx context.Context, log *Log, p Phase) (err error) {
+	defer func() {
+		r := recover()
+		if r == nil {
+			return
+		}
+		err = fmt.Errorf("panic: %v", r)
+		log.Printf("          panic in %s: %v", p.Name, r)
+		for line := range strings.Lines(string(debug.Stack())) {
+			log.Printf("          %s", strings.TrimRight(line, "\n"))
+		}
+	}()
+	return p.Run(ctx)
 }

@@ -3,6 +3,7 @@ package phase
 import (
 	"context"
 	"errors"
+	"fmt"
 	"regexp"
 	"strings"
 	"testing"
@@ -111,5 +112,32 @@ func TestNothingStartsAfterAFatalFailure(t *testing.T) {
 	var pe *Error
 	if !errors.As(err, &pe) || pe.Phase != "disk" || !errors.Is(err, bad) {
 		t.Errorf("got %v", err)
+	}
+}
+
+// A panic, also of a phase left behind at its deadline, is that phase's failure
+// and nobody else's.
+func TestPanicIsAFailure(t *testing.T) {
+	table := []int{}
+	crash := func(context.Context) error { return fmt.Errorf("entry %d", table[len(table)]) }
+	got, failed, err := run(t, []Phase{
+		{Name: "behind", Background: true, Run: crash},
+		{Name: "before", Run: crash},
+		{Name: "next", After: []string{"behind"}, Run: func(context.Context) error { return nil }},
+		{Name: "last", Fatal: true, Run: crash},
+	})
+	var pe *Error
+	if !errors.As(err, &pe) || pe.Phase != "last" || len(failed) != 3 {
+		t.Fatalf("got %v, %v", failed, err)
+	}
+	for name, err := range failed {
+		if !strings.Contains(err.Error(), "panic: runtime error: index out of range") || strings.Contains(err.Error(), "\n") {
+			t.Errorf("%s: got %q", name, err)
+		}
+	}
+	for _, want := range []string{"finished  next", "panic in behind: runtime error", "phase_test.go:"} {
+		if !strings.Contains(got, want) {
+			t.Errorf("missing %q in\n%s", want, got)
+		}
 	}
 }
