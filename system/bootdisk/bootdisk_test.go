@@ -244,3 +244,29 @@ func TestEntries(t *testing.T) {
 		t.Errorf("% x %v", order, err)
 	}
 }
+
+// Firmware that lists a disk once more, in its own words, behind our entry does
+// not have it made again at every start.
+func TestEntriesBesideFirmwares(t *testing.T) {
+	b := bootdisktest.NewBuild(t, "0011223344556677")
+	r := newRig(t, bootdisktest.Install(t, first, b, boot.Fresh()))
+	r.EFI = t.TempDir()
+	esp, err := r.disks[0].Table.Find(disk.NameESP)
+	if err != nil {
+		t.Fatal(err)
+	}
+	option, err := boot.LoadOption("UEFI OS", esp, 512, `\EFI\BOOT\BOOTX64.EFI`)
+	if err == nil {
+		err = errors.Join(r.Enlist(r.disks[0]), efivar.Set(r.EFI, option, 1, func(efivar.Entry) bool { return false }))
+	}
+	list, lerr := efivar.List(r.EFI)
+	if err := errors.Join(err, lerr); err != nil || len(list) != 2 || list[1].Name != "UEFI OS" {
+		t.Fatal(list, err)
+	}
+	if ds, err := r.Unlisted(r.copies(t)); err != nil || len(ds) > 0 {
+		t.Errorf("%d disks without an entry, %v", len(ds), err)
+	}
+	if err := r.Reconcile(t.Context(), r.say); err != nil || len(r.said) > 0 {
+		t.Error(r.said, err)
+	}
+}

@@ -32,8 +32,9 @@ func (s System) Unlisted(copies []Copy) ([]Disk, error) {
 	}
 	ours, known := false, map[string]bool{}
 	for _, e := range list {
-		ours = ours || boot.OurEntry(e.Name)
-		known[e.Partition] = boot.OurEntry(e.Name)
+		if boot.OurEntry(e.Name) { // firmware may have one of its own beside it
+			ours, known[e.Partition] = true, true
+		}
 	}
 	var out []Disk
 	for _, c := range copies {
