@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io/fs"
 	"slices"
+	"strings"
 	"time"
 
 	"joist/api/node"
@@ -40,7 +41,10 @@ func (s *system) openPool(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	ms, why := pool.Agreeing(all)
+	ms, why, err := agreeing(all)
+	if err != nil {
+		return err
+	}
 	if n := pool.Missing(ms); n > 0 {
 		s.log.Printf("          the pool opens without %d of its disks, which did not appear in %v", n, poolWait)
 	}
@@ -55,6 +59,19 @@ func (s *system) openPool(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// agreeing are the members that the pool can be opened with.
+func agreeing(all []pool.Member) (ms []pool.Member, why []string, err error) {
+	ms, why = pool.Agreeing(all)
+	switch {
+	case len(all) == 0:
+		err = errors.New("open the pool: none of its disks can be read")
+	case len(ms) == 0:
+		err = errors.New("open the pool: its disks were used without each other and are equally new; disconnect those whose changes may be lost: " +
+			strings.Join(why, "; "))
+	}
+	return ms, why, err
 }
 
 // poolMembers waits for the pool's devices: for all that took part last, from

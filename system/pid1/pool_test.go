@@ -94,3 +94,23 @@ func TestRescuePool(t *testing.T) {
 		t.Errorf("%+v", vs)
 	}
 }
+
+// Disks that no pool can be opened with are an error, not the end of PID 1.
+func TestNothingToOpen(t *testing.T) {
+	side := func(guid uint64) pool.Member {
+		top := pool.Node{Type: "mirror", GUID: 9, Children: []pool.Node{{GUID: 1, Gone: guid == 2}, {GUID: 2, Gone: guid == 1}}}
+		return pool.Member{GUID: guid, Path: "/dev/vd" + string(rune('a'+guid-1)) + "5", Name: "rpool", Txg: 7, Tops: 2, Top: top}
+	}
+	for want, ms := range map[string][]pool.Member{
+		"none of its disks": nil,
+		"equally new; disconnect those whose changes may be lost: /dev/vda5 was used": {side(1), side(2)},
+	} {
+		if _, _, err := agreeing(ms); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v, want %q", err, want)
+		}
+		r := &run.Script{}
+		if _, err := (found{pool: "77", poolMembers: ms}).volumes(t.Context(), r); err == nil || len(r.Calls()) > 0 {
+			t.Errorf("rescue: %v, ran %q", err, r.Calls())
+		}
+	}
+}

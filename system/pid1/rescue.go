@@ -25,8 +25,8 @@ type found struct {
 	array      string         // UUID of the mirror that the data is on, "" without one
 	members    []array.Member // of that
 
-	pool        string // GUID of the pool that the data is in, "" without one
-	poolMembers []pool.Member
+	pool        string        // GUID of the pool that the data is in, "" without one
+	poolMembers []pool.Member // that are there
 }
 
 func (f found) String() string {
@@ -67,7 +67,7 @@ func installed(sys string) (out []found) {
 			f.members = array.Find(devs, f.array)
 		}
 		if f.pool != "" {
-			f.poolMembers, _ = pool.Agreeing(pool.Find(devs, f.pool))
+			f.poolMembers = pool.Find(devs, f.pool)
 		}
 		out = append(out, f)
 	}
@@ -172,13 +172,17 @@ func (f found) volumes(ctx context.Context, r run.Runner) ([]rescued, error) {
 
 // datasets opens the pool. Guests' volumes get no devices (zfs(4)).
 func (f found) datasets(ctx context.Context, r run.Runner) ([]rescued, error) {
+	ms, _, err := agreeing(f.poolMembers)
+	if err != nil {
+		return nil, err
+	}
 	if err := pool.Load(ctx, r, pool.NoVolumes); err != nil {
 		return nil, err
 	}
-	if err := pool.Look(ctx, r, f.pool, f.poolMembers, rescueDir); err != nil {
+	if err := pool.Look(ctx, r, f.pool, ms, rescueDir); err != nil {
 		return nil, err
 	}
-	name := f.poolMembers[0].Name
+	name := ms[0].Name
 	return []rescued{{"state", name + "/state", "zfs", ""}, {"local", name + "/local", "zfs", ""}}, nil
 }
 

@@ -6,6 +6,7 @@
 package pool
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -194,17 +195,13 @@ func Enough(ms []Member) bool {
 
 // Agreeing leaves out members that were used without each other: each has
 // changes that the other knows nothing of, and the pool goes on with the newer
-// ones. why says it of those that stay out.
+// ones. Of a mirror's sides that are equally new one is taken, at every start
+// the same. Where the pool is spread over several vdevs nothing says which sides
+// belong together, and neither is taken: none may be left. why says it of those
+// that stay out.
 func Agreeing(ms []Member) (out []Member, why []string) {
-	misses := func(m Member, guid uint64) (yes bool) {
-		m.Top.leaves(func(l Node) { yes = yes || l.GUID == guid && l.Gone })
-		return yes
-	}
 	for _, m := range ms {
-		older := slices.ContainsFunc(ms, func(o Member) bool {
-			return o.GUID != m.GUID && o.Txg >= m.Txg && misses(o, m.GUID) && misses(m, o.GUID)
-		})
-		if !older {
+		if !slices.ContainsFunc(ms, func(o Member) bool { return apart(o, m) && goesOn(ms, o, m) }) {
 			out = append(out, m)
 			continue
 		}
@@ -212,6 +209,31 @@ func Agreeing(ms []Member) (out []Member, why []string) {
 			"zpool labelclear -f %s && zpool replace %s %d %s", m.Path, m.Path, m.Name, m.GUID, m.Path))
 	}
 	return out, why
+}
+
+// apart says whether each was used without the other.
+func apart(a, b Member) bool {
+	misses := func(m Member, guid uint64) (yes bool) {
+		m.Top.leaves(func(l Node) { yes = yes || l.GUID == guid && l.Gone })
+		return yes
+	}
+	return a.GUID != b.GUID && misses(a, b.GUID) && misses(b, a.GUID)
+}
+
+// goesOn says whether it is o with which the pool goes on rather than m.
+func goesOn(ms []Member, o, m Member) bool {
+	if o.Txg != m.Txg || m.Tops > 1 {
+		return o.Txg >= m.Txg
+	}
+	side := func(m Member) (highest uint64) {
+		for _, x := range ms {
+			if x.Txg == m.Txg && x.Top.GUID == m.Top.GUID && !apart(x, m) {
+				highest = max(highest, x.GUID)
+			}
+		}
+		return highest
+	}
+	return cmp.Or(cmp.Compare(side(o), side(m)), cmp.Compare(o.GUID, m.GUID)) > 0
 }
 
 // Load has the kernel know pools. Options are the module's.

@@ -186,6 +186,32 @@ func TestAgreeing(t *testing.T) {
 	}
 }
 
+// Sides that are equally new do not exclude each other: one stays, whole.
+func TestAgreeingEquals(t *testing.T) {
+	gone := []string{"not_present"}
+	a := group("mirror", 50, 0, disk(1), disk(2), disk(3, gone...), disk(4, gone...))
+	b := group("mirror", 50, 0, disk(1, gone...), disk(2, gone...), disk(3), disk(4))
+	for name, c := range map[string]struct {
+		ms   []Member
+		want string
+	}{
+		"two":           {[]Member{of(1, 9, 1, mirrored(nil, gone)), of(2, 9, 1, mirrored(gone, nil))}, "[2]"},
+		"other order":   {[]Member{of(2, 9, 1, mirrored(gone, nil)), of(1, 9, 1, mirrored(nil, gone))}, "[2]"},
+		"pairs":         {[]Member{of(1, 9, 1, a), of(2, 9, 1, a), of(3, 9, 1, b), of(4, 9, 1, b)}, "[3 4]"},
+		"pairs, newer":  {[]Member{of(1, 10, 1, a), of(2, 10, 1, a), of(3, 9, 1, b), of(4, 9, 1, b)}, "[1 2]"},
+		"several vdevs": {[]Member{of(1, 9, 2, mirrored(nil, gone)), of(2, 9, 2, mirrored(gone, nil))}, "[]"},
+	} {
+		got, why := Agreeing(c.ms)
+		guids := []uint64{}
+		for _, m := range got {
+			guids = append(guids, m.GUID)
+		}
+		if fmt.Sprint(guids) != c.want || len(got)+len(why) != len(c.ms) {
+			t.Errorf("%s: %v, want %s (%q)", name, guids, c.want, why)
+		}
+	}
+}
+
 func TestCommands(t *testing.T) {
 	r := &run.Script{}
 	ms := []Member{{Path: "/dev/vda5", GUID: 1}, {Path: "/dev/vdb5", GUID: 2}}
