@@ -29,7 +29,7 @@ func markGood(ctx context.Context, log *slog.Logger, system *bootdisk.System, st
 	for {
 		err := healthy(ctx, storages)
 		if err == nil {
-			err = system.MarkGood(func(f string, a ...any) { log.Warn(fmt.Sprintf(f, a...)) })
+			err = endTrial(ctx, log, system)
 		}
 		if err == nil {
 			log.Info("slot is good", "slot", system.Slot)
@@ -45,6 +45,16 @@ func markGood(ctx context.Context, log *slog.Logger, system *bootdisk.System, st
 		case <-time.After(healthEvery):
 		}
 	}
+}
+
+// trialPatience is how long one try waits for who writes boot parts, and for
+// the disks.
+const trialPatience = time.Minute
+
+func endTrial(ctx context.Context, log *slog.Logger, system *bootdisk.System) error {
+	ctx, cancel := context.WithTimeout(ctx, trialPatience)
+	defer cancel()
+	return system.MarkGood(ctx, func(f string, a ...any) { log.Warn(fmt.Sprintf(f, a...)) })
 }
 
 // booted is the system that this node runs, nil where there is none: a test, or

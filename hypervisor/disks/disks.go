@@ -128,7 +128,7 @@ func (s *Service) look(ctx context.Context, deep bool) ([]bootdisk.Copy, []Membe
 	if s.System == nil {
 		return nil, nil, nil
 	}
-	copies, err := s.System.Inspect(deep)
+	copies, err := s.System.Inspect(ctx, deep)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -166,7 +166,7 @@ func (s *Service) Watch(ctx context.Context) {
 	var boot time.Time
 	for {
 		if !s.busy() && time.Since(boot) >= bootEvery {
-			s.inspect(!boot.IsZero()) // large files are not read while the node starts
+			s.inspect(ctx, !boot.IsZero()) // large files are not read while the node starts
 			boot = time.Now()
 		}
 		s.show(ctx)
@@ -179,8 +179,8 @@ func (s *Service) Watch(ctx context.Context) {
 }
 
 // inspect looks at the boot parts.
-func (s *Service) inspect(deep bool) {
-	copies, err := s.System.Inspect(deep)
+func (s *Service) inspect(ctx context.Context, deep bool) {
+	copies, err := s.System.Inspect(ctx, deep)
 	s.mu.Lock()
 	s.copies, s.failed = copies, err
 	s.mu.Unlock()
@@ -204,7 +204,7 @@ func (s *Service) busy() bool {
 
 // refresh shows at once what a task has changed.
 func (s *Service) refresh(ctx context.Context) {
-	s.inspect(true)
+	s.inspect(ctx, true)
 	s.show(ctx)
 }
 

@@ -267,17 +267,17 @@ func (s *Service) replace(ctx context.Context, x Exchange, log task.Log) error {
 		return err
 	}
 	log.Printf("data: all of them are on %s", fresh.Name)
-	if err := s.System.Exclusive(func() error { return bootdisk.Mark(fresh, 0) }); err != nil {
+	if err := s.System.Exclusive(ctx, func() error { return bootdisk.Mark(fresh, 0) }); err != nil {
 		return err
 	}
-	s.retire(old, there, log)
+	s.retire(ctx, old, there, log)
 	return nil
 }
 
 // partition prepares the new disk. One that was begun before is taken as it is.
 func (s *Service) partition(ctx context.Context, x Exchange, log task.Log) (bootdisk.Disk, error) {
 	var d bootdisk.Disk
-	ref, err := s.reference(x)
+	ref, err := s.reference(ctx, x)
 	if err != nil {
 		return d, err
 	}
@@ -331,8 +331,8 @@ func newLayout(ref disk.Layout, system string, size, need int64) (disk.Layout, e
 
 // reference is the disk that the boot parts are copied from: not the one that
 // goes, as long as there is another.
-func (s *Service) reference(x Exchange) (bootdisk.Copy, error) {
-	copies, err := s.System.Inspect(false)
+func (s *Service) reference(ctx context.Context, x Exchange) (bootdisk.Copy, error) {
+	copies, err := s.System.Inspect(ctx, false)
 	if err != nil {
 		return bootdisk.Copy{}, err
 	}
@@ -354,20 +354,20 @@ func (s *Service) reference(x Exchange) (bootdisk.Copy, error) {
 
 // bootParts makes the new disk start the node.
 func (s *Service) bootParts(ctx context.Context, x Exchange, fresh bootdisk.Disk, log task.Log) error {
-	ref, err := s.reference(x)
+	ref, err := s.reference(ctx, x)
 	if err != nil {
 		return err
 	}
-	return s.System.Exclusive(func() error {
-		d := bootdisk.Compare(ref, bootdisk.Inspect(fresh, true))
-		if c := bootdisk.Inspect(ref.Disk, true); d.Boot {
+	return s.System.Exclusive(ctx, func() error {
+		d := bootdisk.Compare(ref, bootdisk.Inspect(ctx, fresh, true))
+		if c := bootdisk.Inspect(ctx, ref.Disk, true); d.Boot {
 			ref = c
 		}
 		log.Printf("boot parts: copied from %s to %s", ref.Disk.Name, fresh.Name)
 		if err := bootdisk.Refresh(ctx, ref, fresh, d, steps(log, "system image")); err != nil {
 			return err
 		}
-		if c := bootdisk.Inspect(fresh, true); bootdisk.Compare(bootdisk.Inspect(ref.Disk, true), c).Any() {
+		if c := bootdisk.Inspect(ctx, fresh, true); bootdisk.Compare(bootdisk.Inspect(ctx, ref.Disk, true), c).Any() {
 			return fmt.Errorf("disk %s does not give back what was written: %s", fresh.Name, strings.Join(c.Lacks, "; "))
 		}
 		log.Printf("boot parts: %s starts the node", fresh.Name)
@@ -380,14 +380,14 @@ func (s *Service) bootParts(ctx context.Context, x Exchange, fresh bootdisk.Disk
 
 // retire has nothing start or join from the old disk again. It may be broken:
 // that it cannot be written is only said.
-func (s *Service) retire(old bootdisk.Disk, there bool, log task.Log) {
+func (s *Service) retire(ctx context.Context, old bootdisk.Disk, there bool, log task.Log) {
 	running := there && strings.EqualFold(old.Table.DiskGUID, s.System.GUID)
 	switch {
 	case running:
 		log.Warnf("the node still runs from %s: restart it from another disk before you take this one out", old.Name)
 		return
 	case there:
-		if err := s.System.Exclusive(func() error { return bootdisk.Erase(old) }); err != nil {
+		if err := s.System.Exclusive(ctx, func() error { return bootdisk.Erase(old) }); err != nil {
 			log.Warnf("erase disk %s: %v; do not connect it to this node again", old.Name, err)
 		} else {
 			log.Printf("disk %s is erased as far as it belonged to this system; it can be taken out", old.Name)

@@ -68,7 +68,7 @@ func (r *rig) wait(u task.UPID) (log, status string) {
 // whole wants the system on two disks that each start it.
 func (r *rig) whole(names ...string) {
 	r.t.Helper()
-	copies, err := r.System.Inspect(true)
+	copies, err := r.System.Inspect(r.t.Context(), true)
 	if err != nil {
 		r.t.Fatal(err)
 	}
@@ -164,7 +164,7 @@ func TestReplaceAgain(t *testing.T) {
 	if len(r.resume) > 0 {
 		t.Error("a replacement that failed goes on by itself")
 	}
-	copies, err := r.System.Inspect(true)
+	copies, err := r.System.Inspect(r.t.Context(), true)
 	if err != nil || len(copies) != 2 || copies[1].Disk.Table.Marks() != disk.Unfinished {
 		t.Errorf("%v %+v", err, copies)
 	}
@@ -184,7 +184,7 @@ func TestReplaceAgain(t *testing.T) {
 		t.Errorf("%s\n%s", status, log)
 	}
 	r.whole("disk-8111", "fresh")
-	if copies, _ = r.System.Inspect(false); copies[1].Disk.Table.DiskGUID != guid {
+	if copies, _ = r.System.Inspect(t.Context(), false); copies[1].Disk.Table.DiskGUID != guid {
 		t.Error("the disk was partitioned anew")
 	}
 }

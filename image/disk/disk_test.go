@@ -2,6 +2,7 @@ package disk
 
 import (
 	"bytes"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"flag"
@@ -509,6 +510,64 @@ func TestReadFAT(t *testing.T) {
 			t.Errorf("%d MiB: the copy differs", size/MiB)
 		}
 	}
+}
+
+// Folders that are reached twice are refused before they multiply.
+func TestReadFATFoldersTwice(t *testing.T) {
+	const levels = 11
+	f := FAT{Size: 64 * MiB, SectorSize: 512, Label: "X"}
+	for i := range levels {
+		f.Files = append(f.Files, File{strings.Repeat("/0", i) + "/1/x", tree.Bytes("1")})
+	}
+	f.Files = append(f.Files, File{strings.Repeat("/0", levels) + "/x", tree.Bytes("1")})
+	v, err := PlanFAT(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	out := image(t, f.Size)
+	if err := v.Write(out); err != nil {
+		t.Fatal(err)
+	}
+	if list, err := ReadFAT(out); err != nil || len(list) != levels+1 {
+		t.Fatal(len(list), err)
+	}
+	r, err := openFAT(out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// in each folder, 1 becomes another name of 0: 2^11 ways to the last one
+	for at := r.rootAt; at != 0; {
+		dir, err := r.read([]int64{at})
+		if err != nil {
+			t.Fatal(err)
+		}
+		down, _ := findEntry(dir, "0")
+		for i := 0; i < len(dir) && dir[i] != 0; i += direntSize {
+			if dir[i] == '1' && dir[i+11] == 0x10 {
+				binary.LittleEndian.PutUint16(dir[i+26:], uint16(down.cluster))
+				binary.LittleEndian.PutUint16(dir[i+20:], uint16(down.cluster>>16))
+			}
+		}
+		if _, err := out.WriteAt(dir, r.offset(at)); err != nil {
+			t.Fatal(err)
+		}
+		at = down.cluster
+	}
+	reads := &counter{ReaderAt: out}
+	if _, err := ReadFAT(reads); err == nil || !strings.Contains(err.Error(), "shares its clusters") || reads.n > 100 {
+		t.Errorf("%v after %d reads", err, reads.n)
+	}
+}
+
+// counter counts reads.
+type counter struct {
+	io.ReaderAt
+	n int
+}
+
+func (c *counter) ReadAt(b []byte, off int64) (int, error) {
+	c.n++
+	return c.ReaderAt.ReadAt(b, off)
 }
 
 func FuzzLocateFAT(f *testing.F) {

@@ -25,43 +25,65 @@ func ReadFAT(r io.ReaderAt) ([]File, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read FAT volume: %w", err)
 	}
-	var out []File
-	if err := f.list(root, "", 0, &out); err != nil {
+	l := lister{f: f, seen: map[int64]bool{f.rootAt: f.bits == 32}}
+	if err := l.list(root, "", 0); err != nil {
 		return nil, fmt.Errorf("read FAT volume: %w", err)
 	}
-	return out, nil
+	return l.files, nil
 }
 
-func (f *fatReader) list(dir []byte, path string, depth int, out *[]File) error {
+// lister goes through the folders of a volume, each once: one that is reached
+// a second time, from below itself or from beside, would multiply without end.
+type lister struct {
+	f     *fatReader
+	seen  map[int64]bool // clusters of folders
+	count int            // of files and folders
+	files []File
+}
+
+func (l *lister) list(dir []byte, path string, depth int) error {
 	if depth > maxFATDepth {
 		return errors.New("its folders are too deep")
 	}
 	for _, e := range dirents(dir) {
 		name := path + "/" + e.name
-		switch {
-		case e.short == "." || e.short == "..":
-		case e.name == "" || strings.Contains(e.name, "/"):
+		if e.short == "." || e.short == ".." {
+			continue
+		}
+		if e.name == "" || strings.Contains(e.name, "/") {
 			return fmt.Errorf("%q is no name", name)
-		case e.dir:
-			chain, err := f.chain(e.cluster, 0, false)
-			if err != nil {
-				return fmt.Errorf("%s: %w", name, err)
-			}
-			below, err := f.read(chain)
-			if err != nil {
-				return fmt.Errorf("%s: %w", name, err)
-			}
-			if err := f.list(below, name, depth+1, out); err != nil {
-				return err
-			}
-		default:
-			if len(*out) == maxFATFiles {
-				return errors.New("it holds too many files")
-			}
-			*out = append(*out, File{Path: name, Data: fatFile{f, e}})
+		}
+		if l.count++; l.count > maxFATFiles {
+			return errors.New("it holds too many files")
+		}
+		if !e.dir {
+			l.files = append(l.files, File{Path: name, Data: fatFile{l.f, e}})
+			continue
+		}
+		below, err := l.folder(e)
+		if err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+		if err := l.list(below, name, depth+1); err != nil {
+			return err
 		}
 	}
 	return nil
+}
+
+// folder reads one that was not read before.
+func (l *lister) folder(e dirent) ([]byte, error) {
+	chain, err := l.f.chain(e.cluster, 0, false)
+	if err != nil {
+		return nil, err
+	}
+	for _, c := range chain {
+		if l.seen[c] {
+			return nil, errors.New("the folder shares its clusters with another one")
+		}
+		l.seen[c] = true
+	}
+	return l.f.read(chain)
 }
 
 // fatFile is the content of a file on a volume.

@@ -2,12 +2,14 @@ package bootdisk_test
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"joist/image/boot"
 	"joist/image/boot/efivar"
@@ -40,7 +42,7 @@ func newRig(t *testing.T, ds ...bootdisk.Disk) *rig {
 
 func (r *rig) copies(t *testing.T) []bootdisk.Copy {
 	t.Helper()
-	cs, err := r.Inspect(true)
+	cs, err := r.Inspect(t.Context(), true)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -151,7 +153,7 @@ func TestReconcileKeepsSource(t *testing.T) {
 func TestMarkGood(t *testing.T) {
 	b := bootdisktest.NewBuild(t, "0011223344556677")
 	r := newRig(t, bootdisktest.Install(t, first, b, boot.Fresh()), bootdisktest.Install(t, twin, b, boot.Fresh()))
-	if err := r.MarkGood(r.say); err != nil || len(r.said) > 0 {
+	if err := r.MarkGood(t.Context(), r.say); err != nil || len(r.said) > 0 {
 		t.Fatal(err, r.said)
 	}
 	want := boot.MarkGood(boot.Fresh(), boot.A)
@@ -161,20 +163,20 @@ func TestMarkGood(t *testing.T) {
 		}
 	}
 	// again: nothing changes
-	if err := r.MarkGood(r.say); err != nil || r.copies(t)[0].State != want {
+	if err := r.MarkGood(t.Context(), r.say); err != nil || r.copies(t)[0].State != want {
 		t.Error(err, r.copies(t)[0].State)
 	}
 	// a disk that cannot be written does not keep the slot on trial
-	if err := r.Change(func(s boot.State) boot.State { return boot.Trial(s, boot.A) }, r.say); err != nil {
+	if err := r.Change(t.Context(), func(s boot.State) boot.State { return boot.Trial(s, boot.A) }, r.say); err != nil {
 		t.Fatal(err)
 	}
 	r.disks = append(r.disks[:1], bootdisktest.Empty(t, twin))
-	if err := r.MarkGood(r.say); err != nil {
+	if err := r.MarkGood(t.Context(), r.say); err != nil {
 		t.Error(err)
 	}
 	// one that is behind must not become the newest
 	r.disks = []bootdisk.Disk{bootdisktest.Install(t, first, b, boot.Fresh()), bootdisktest.Install(t, twin, b, want)}
-	if err := r.MarkGood(r.say); !errors.Is(err, bootdisk.ErrBehind) {
+	if err := r.MarkGood(t.Context(), r.say); !errors.Is(err, bootdisk.ErrBehind) {
 		t.Error(err)
 	}
 	if s, err := bootdisk.State(r.disks[0]); err != nil || s != boot.Fresh() {
@@ -268,5 +270,45 @@ func TestEntriesBesideFirmwares(t *testing.T) {
 	}
 	if err := r.Reconcile(t.Context(), r.say); err != nil || len(r.said) > 0 {
 		t.Error(r.said, err)
+	}
+}
+
+// Whoever waits for somebody else's turn, or for a disk, gives up with its ctx.
+func TestPatience(t *testing.T) {
+	b := bootdisktest.NewBuild(t, "0011223344556677")
+	r := newRig(t, bootdisktest.Install(t, first, b, boot.Fresh()), bootdisktest.Install(t, twin, b, boot.Fresh()))
+	held, free, done := make(chan struct{}), make(chan struct{}), make(chan error)
+	go func() {
+		done <- r.Exclusive(t.Context(), func() error { close(held); <-free; return nil })
+	}()
+	<-held
+	for name, try := range map[string]func(ctx context.Context) error{
+		"mark good": func(ctx context.Context) error { return r.MarkGood(ctx, r.say) },
+		"reconcile": func(ctx context.Context) error { return r.Reconcile(ctx, r.say) },
+		"exclusive": func(ctx context.Context) error { return r.Exclusive(ctx, func() error { return nil }) },
+	} {
+		ctx, cancel := context.WithTimeout(t.Context(), 120*time.Millisecond)
+		if err := try(ctx); !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "lock boot parts") {
+			t.Errorf("%s: %v", name, err)
+		}
+		cancel()
+	}
+	time.AfterFunc(100*time.Millisecond, func() { close(free) })
+	if err := r.MarkGood(t.Context(), r.say); err != nil {
+		t.Errorf("once it is free: %v", err)
+	}
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if cs, err := r.Inspect(ctx, true); !errors.Is(err, context.Canceled) {
+		t.Errorf("inspect: %d copies, %v", len(cs), err)
+	}
+	if c := bootdisk.Inspect(ctx, r.disks[0], true); len(c.Lacks) == 0 || len(c.Files) > 0 {
+		t.Errorf("a disk is read after the end: %q", c.Lacks)
+	}
+	if err := r.MarkGood(ctx, r.say); !errors.Is(err, context.Canceled) {
+		t.Errorf("mark good: %v", err)
 	}
 }

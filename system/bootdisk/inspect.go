@@ -2,6 +2,7 @@ package bootdisk
 
 import (
 	"bytes"
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -36,19 +37,20 @@ type Image struct {
 var needed = []string{"/EFI/BOOT/BOOTX64.EFI", "/EFI/BOOT/grubx64.efi", "/EFI/joist/shimx64.efi", "/EFI/joist/grubx64.efi", boot.PathStub, boot.PathMenu, boot.PathEnv}
 
 // Inspect looks at a disk. deep reads the large files of the boot partition
-// too; the data of the slots it does not read, only their hash trees.
-func Inspect(d Disk, deep bool) Copy {
+// too; the data of the slots it does not read, only their hash trees. At the end
+// of ctx the next read fails, and what was not read yet is lacking.
+func Inspect(ctx context.Context, d Disk, deep bool) Copy {
 	c := Copy{Disk: d, Slots: map[boot.Slot]Image{}, Files: map[string]string{}}
 	lack := func(what string, err error) {
 		if err != nil {
 			c.Lacks = append(c.Lacks, fmt.Sprintf("%s: %v", what, err))
 		}
 	}
-	confs, err := c.boot(deep)
+	confs, err := c.boot(ctx, deep)
 	lack("boot partition", err)
 	for _, s := range []boot.Slot{boot.A, boot.B} {
 		if conf, ok := confs[s]; ok {
-			lack("slot "+string(s), c.slot(s, conf))
+			lack("slot "+string(s), c.slot(ctx, s, conf))
 		}
 	}
 	if err == nil && len(confs) == 0 {
@@ -65,14 +67,27 @@ func Inspect(d Disk, deep bool) Copy {
 	return c
 }
 
+// until reads as long as ctx lets it.
+type until struct {
+	ctx context.Context
+	r   io.ReaderAt
+}
+
+func (u until) ReadAt(b []byte, off int64) (int, error) {
+	if u.ctx.Err() != nil {
+		return 0, context.Cause(u.ctx)
+	}
+	return u.r.ReadAt(b, off)
+}
+
 // boot reads the boot partition and returns the slots' configurations.
-func (c *Copy) boot(deep bool) (map[boot.Slot][]byte, error) {
+func (c *Copy) boot(ctx context.Context, deep bool) (map[boot.Slot][]byte, error) {
 	p, err := c.Disk.open(disk.NameESP, false)
 	if err != nil {
 		return nil, err
 	}
 	defer p.Close()
-	files, err := disk.ReadFAT(p)
+	files, err := disk.ReadFAT(until{ctx, p})
 	if err != nil {
 		return nil, err
 	}
@@ -150,7 +165,7 @@ func (c *Copy) file(f disk.File, deep bool, confs map[boot.Slot][]byte) error {
 }
 
 // slot compares a slot's hash tree with what its configuration says.
-func (c *Copy) slot(s boot.Slot, conf []byte) error {
+func (c *Copy) slot(ctx context.Context, s boot.Slot, conf []byte) error {
 	args, err := boot.SlotArgs(conf, s)
 	if err != nil {
 		return err
@@ -166,7 +181,7 @@ func (c *Copy) slot(s boot.Slot, conf []byte) error {
 		return err
 	}
 	defer p.Close()
-	n, err := verity.CheckTree(p, root)
+	n, err := verity.CheckTree(until{ctx, p}, root)
 	if err != nil {
 		return err
 	}

@@ -68,6 +68,9 @@ type Progress func(n, of int64)
 // to comes first: a cut leaves a disk that does not start, or not with less
 // than it needs. from is only read.
 func Refresh(ctx context.Context, ref Copy, to Disk, d Difference, advance Progress) error {
+	if ctx.Err() != nil { // what was looked at last may only seem to differ
+		return context.Cause(ctx)
+	}
 	for _, s := range d.Slots {
 		if err := copySlot(ctx, ref.Disk, to, s, ref.Slots[s], advance); err != nil {
 			return fmt.Errorf("copy slot %s to disk %s: %w", s, to.Name, err)

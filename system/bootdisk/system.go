@@ -7,6 +7,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -40,22 +41,37 @@ func Running(guid string, slot boot.Slot) System {
 	return s
 }
 
-// lock waits for its turn. The returned function ends it.
-func (s System) lock() (func(), error) {
+// lockEvery is how often it is looked whether the lock is free.
+const lockEvery = 50 * time.Millisecond
+
+// lock waits for its turn as long as ctx lets it: whoever has it may wait for a
+// disk that does not answer. The returned function ends it.
+func (s System) lock(ctx context.Context) (func(), error) {
 	f, err := os.OpenFile(s.Lock, os.O_CREATE|os.O_RDWR|unix.O_CLOEXEC, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("lock boot parts: %w", err)
 	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX); err != nil {
-		f.Close()
-		return nil, fmt.Errorf("lock boot parts: %w", err)
+	for {
+		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if err == nil {
+			return func() { f.Close() }, nil
+		}
+		if !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR) {
+			f.Close()
+			return nil, fmt.Errorf("lock boot parts: %w", err)
+		}
+		select {
+		case <-ctx.Done():
+			f.Close()
+			return nil, fmt.Errorf("lock boot parts: somebody else writes them still: %w", context.Cause(ctx))
+		case <-time.After(lockEvery):
+		}
 	}
-	return func() { f.Close() }, nil
 }
 
 // Exclusive runs f while nobody else writes boot parts.
-func (s System) Exclusive(f func() error) error {
-	unlock, err := s.lock()
+func (s System) Exclusive(ctx context.Context, f func() error) error {
+	unlock, err := s.lock(ctx)
 	if err != nil {
 		return err
 	}
@@ -65,7 +81,7 @@ func (s System) Exclusive(f func() error) error {
 
 // Inspect looks at all disks of the system. It waits for nobody: what is being
 // written may look as if it were missing.
-func (s System) Inspect(deep bool) ([]Copy, error) {
+func (s System) Inspect(ctx context.Context, deep bool) ([]Copy, error) {
 	ds, err := s.Disks()
 	if err != nil {
 		return nil, err
@@ -77,7 +93,10 @@ func (s System) Inspect(deep bool) ([]Copy, error) {
 				return nil, fmt.Errorf("disks %s and %s have the same GUID %s: one is a copy of the other; disconnect it", e.Name, d.Name, d.Table.DiskGUID)
 			}
 		}
-		out = append(out, Inspect(d, deep))
+		out = append(out, Inspect(ctx, d, deep))
+	}
+	if ctx.Err() != nil {
+		return nil, fmt.Errorf("look at boot parts: %w", context.Cause(ctx))
 	}
 	return out, nil
 }
@@ -108,12 +127,12 @@ var ErrBehind = errors.New("start from the other disk (the firmware's boot menu)
 // counts, one disk after the other: it is only read, so that there is always
 // one that starts. say tells what is done.
 func (s System) Reconcile(ctx context.Context, say func(format string, args ...any)) error {
-	unlock, err := s.lock()
+	unlock, err := s.lock(ctx)
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	copies, err := s.Inspect(false)
+	copies, err := s.Inspect(ctx, false)
 	if err != nil {
 		return err
 	}
@@ -123,6 +142,10 @@ func (s System) Reconcile(ctx context.Context, say func(format string, args ...a
 	}
 	var errs []error
 	for _, c := range copies {
+		if ctx.Err() != nil {
+			errs = append(errs, context.Cause(ctx))
+			break
+		}
 		d := Compare(ref, c)
 		if c.Disk.Table.DiskGUID != ref.Disk.Table.DiskGUID && d.Any() {
 			say("disk %s: %s; it is brought up to date from %s", c.Disk.Name, strings.Join(d.Text, "; "), ref.Disk.Name)
@@ -130,8 +153,8 @@ func (s System) Reconcile(ctx context.Context, say func(format string, args ...a
 				errs = append(errs, err)
 				continue
 			}
-			c = Inspect(c.Disk, true)
-			if d := Compare(Inspect(ref.Disk, true), c); d.Any() {
+			c = Inspect(ctx, c.Disk, true)
+			if d := Compare(Inspect(ctx, ref.Disk, true), c); d.Any() {
 				errs = append(errs, fmt.Errorf("disk %s still differs: %s", c.Disk.Name, strings.Join(d.Text, "; ")))
 				continue
 			}
@@ -178,8 +201,8 @@ func Mark(d Disk, marks uint64) error {
 // one that runs; the others are Reconcile's. It fails only where that disk
 // could not be written, or is behind another one: its state must not become
 // the newest then.
-func (s System) Change(f func(boot.State) boot.State, say func(format string, args ...any)) error {
-	unlock, err := s.lock()
+func (s System) Change(ctx context.Context, f func(boot.State) boot.State, say func(format string, args ...any)) error {
+	unlock, err := s.lock(ctx)
 	if err != nil {
 		return err
 	}
@@ -193,10 +216,13 @@ func (s System) Change(f func(boot.State) boot.State, say func(format string, ar
 	}
 	states := make([]boot.State, len(ds))
 	for i, d := range ds {
+		if ctx.Err() != nil {
+			return fmt.Errorf("read state of slots: %w", context.Cause(ctx))
+		}
 		if states[i], err = State(d); err != nil && i == 0 {
 			return fmt.Errorf("read state of slots on disk %s: %w", d.Name, err)
 		}
-		if states[i].Generation > states[0].Generation && len(Inspect(d, false).Lacks) == 0 {
+		if states[i].Generation > states[0].Generation && len(Inspect(ctx, d, false).Lacks) == 0 {
 			return fmt.Errorf("disk %s is older than %s: %w", ds[0].Name, d.Name, ErrBehind)
 		}
 	}
@@ -216,8 +242,8 @@ func (s System) Change(f func(boot.State) boot.State, say func(format string, ar
 
 // MarkGood ends the trial of the slot that runs: the next starts of it are not
 // counted any more.
-func (s System) MarkGood(say func(format string, args ...any)) error {
-	return s.Change(func(x boot.State) boot.State {
+func (s System) MarkGood(ctx context.Context, say func(format string, args ...any)) error {
+	return s.Change(ctx, func(x boot.State) boot.State {
 		if x.Of(s.Slot).OK {
 			return x
 		}
