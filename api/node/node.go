@@ -22,6 +22,7 @@ const (
 	FirstBootDir   = StateDir + "/firstboot"           // 0700 root: the first start's journal, and its program
 	FirstBootFile  = FirstBootDir + "/request.json"    // 0600: FirstBootRequest, until it is carried out
 	FirstBootState = FirstBootDir + "/state.json"      // FirstBoot
+	ProgramFile    = FirstBootDir + "/program"         // 0700: what the request names, while it runs and after it failed
 	TaskDir        = StateDir + "/tasks"               // 0750 root: task status and logs
 	TLSDir         = NodeDir + "/tls"                  // 0700 root: node.crt, node.key
 	LocalDir       = "/var/lib/vz"                     // the volume behind storage "local"

@@ -123,7 +123,7 @@ func firstBootAlerts(j node.FirstBoot) []node.Alert {
 		a := node.Alert{Code: "first-boot", Level: alert.Warning, Path: s.Name, Text: "first start, " + s.Name + ": " + s.Detail,
 			Cure: "look at it: joist node first-boot, " + node.LogDir + "/firstboot.log"}
 		if s.Name == firstboot.Program {
-			a.Cure = "look at " + node.LogDir + "/firstboot.log; run " + node.FirstBootDir + "/program by hand, then: joist node first-boot --clear"
+			a.Cure = "look at " + node.LogDir + "/firstboot.log; run " + node.ProgramFile + " by hand, then: joist node first-boot --clear"
 		}
 		out = append(out, a)
 	}

@@ -3,7 +3,9 @@ package apply
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"os"
 	"path/filepath"
@@ -231,6 +233,10 @@ func (a *applier) tellInstalled(state string) error {
 	return node.WriteJSON(a.h.Path(DoneFile), 0o600, done)
 }
 
+// requests are asked of one installation: what an earlier one, whose data are
+// kept, has not carried out is not for this one to do.
+var requests = []string{node.FirstBootFile, node.ProgramFile, node.JoinFile}
+
 // writeSeed writes the files below the state volume's mount point.
 func writeSeed(state string, files []plan.SeedFile, keep []string) error {
 	onState := func(p string) string { return filepath.Join(state, strings.TrimPrefix(p, "/var")) }
@@ -245,6 +251,11 @@ func writeSeed(state string, files []plan.SeedFile, keep []string) error {
 		}
 		if err := makeDir(onState(d), mode); err != nil {
 			return err
+		}
+	}
+	for _, name := range requests {
+		if err := os.Remove(onState(name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("remove %s: %w", name, err)
 		}
 	}
 	for _, f := range files {

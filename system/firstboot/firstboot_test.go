@@ -133,7 +133,7 @@ func TestCarry(t *testing.T) {
 		t.Error("over before it began")
 	}
 	j := r.carry(t)
-	if !Over(r.Root) || j.Program == nil || j.Program.Error != "" || r.has(node.FirstBootFile) || r.has(programFile) {
+	if !Over(r.Root) || j.Program == nil || j.Program.Error != "" || r.has(node.FirstBootFile) || r.has(node.ProgramFile) {
 		t.Errorf("%+v", j)
 	}
 	said := strings.Join(r.said, "\n")
@@ -158,7 +158,7 @@ func TestProgramFails(t *testing.T) {
 	r := newRig(t)
 	r.text = "#!/bin/sh\ni=0; while [ $i -lt 9000 ]; do echo 0123456789012345678901234567890123456789; i=$((i+1)); done; exit 3\n"
 	j := r.carry(t)
-	if !strings.Contains(j.Program.Error, "status 3") || !r.has(programFile) || r.has(node.FirstBootFile) || !Over(r.Root) {
+	if !strings.Contains(j.Program.Error, "status 3") || !r.has(node.ProgramFile) || r.has(node.FirstBootFile) || !Over(r.Root) {
 		t.Errorf("%+v", j)
 	}
 	size := 0
@@ -168,7 +168,7 @@ func TestProgramFails(t *testing.T) {
 	if size > 400<<10 || !strings.Contains(strings.Join(r.said, "\n"), "more lines were not kept") {
 		t.Errorf("%d bytes of output", size)
 	}
-	if err := Settle(r.Root, time.Unix(9, 0)); err != nil || r.has(programFile) {
+	if err := Settle(r.Root, time.Unix(9, 0)); err != nil || r.has(node.ProgramFile) {
 		t.Error(err)
 	}
 	if j, err := Load(r.Root); err != nil || state(j, Program) != Done {

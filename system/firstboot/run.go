@@ -71,7 +71,7 @@ func Settle(root string, now time.Time) error {
 		}
 	}
 	b := &Boot{Root: root}
-	if err := os.Remove(b.path(programFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := os.Remove(b.path(node.ProgramFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("erase the program: %w", err)
 	}
 	return b.save(j)
@@ -191,23 +191,19 @@ func (b *Boot) facts(ctx context.Context) (Facts, error) {
 	return f, nil
 }
 
-// programFile is where the program lies while it runs, and afterwards when it
-// failed, for a person to look at.
-const programFile = node.FirstBootDir + "/program"
-
 // program fetches and runs it. What it writes goes to the log.
 func (b *Boot) program(ctx context.Context, r node.FirstBootRequest) error {
 	text, err := b.Fetch(ctx, r)
 	if err != nil {
 		return err
 	}
-	if err := node.WriteFile(b.path(programFile), 0o700, text); err != nil {
+	if err := node.WriteFile(b.path(node.ProgramFile), 0o700, text); err != nil {
 		return fmt.Errorf("keep the program: %w", err)
 	}
 	ctx, cancel := context.WithTimeout(ctx, programTime)
 	defer cancel()
 	written, lost := 0, 0
-	_, err = b.Run.Run(ctx, run.Cmd{Path: b.path(programFile), Dir: "/", Line: func(l string) {
+	_, err = b.Run.Run(ctx, run.Cmd{Path: b.path(node.ProgramFile), Dir: "/", Line: func(l string) {
 		if written += len(l) + 1; written > maxOutput {
 			lost++
 			return
@@ -234,7 +230,7 @@ func (b *Boot) program(ctx context.Context, r node.FirstBootRequest) error {
 func (b *Boot) erase(j node.FirstBoot) error {
 	names := []string{node.FirstBootFile}
 	if j.Program != nil && j.Program.Error == "" {
-		names = append(names, programFile)
+		names = append(names, node.ProgramFile)
 	}
 	for _, name := range names {
 		if err := os.Remove(b.path(name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
