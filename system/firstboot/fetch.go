@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 	"strings"
 	"time"
 
@@ -49,7 +50,7 @@ func (h HTTP) Fetch(ctx context.Context, r node.FirstBootRequest) ([]byte, error
 			return b, nil
 		}
 		if last == nil || ctx.Err() == nil {
-			last = errors.New("fetch the program: " + hidden(err, r.URL))
+			last = errors.New("fetch the program: " + hidden(err))
 		}
 		if errors.Is(err, errFinal) || ctx.Err() != nil {
 			return nil, last
@@ -63,13 +64,21 @@ func (h HTTP) Fetch(ctx context.Context, r node.FirstBootRequest) ([]byte, error
 	}
 }
 
-// hidden takes the address out of a text: it may hold a secret.
-func hidden(err error, url string) string {
-	return strings.ReplaceAll(err.Error(), url, "(the address)")
+// hidden is an error without the address that it is about, the one that was
+// asked for or one that a server led to: each may hold a secret.
+func hidden(err error) string {
+	var u *url.Error
+	for errors.As(err, &u) {
+		err = u.Err
+	}
+	if text := err.Error(); !strings.Contains(text, "Location header") { // net/http quotes it
+		return text
+	}
+	return "the server leads to what is no address"
 }
 
-func get(ctx context.Context, c *http.Client, url string) ([]byte, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+func get(ctx context.Context, c *http.Client, address string) ([]byte, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, address, nil)
 	if err != nil {
 		return nil, fmt.Errorf("%w: its address is no http or https address", errFinal)
 	}
@@ -79,7 +88,7 @@ func get(ctx context.Context, c *http.Client, url string) ([]byte, error) {
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
-		err := fmt.Errorf("the server answers %s", resp.Status)
+		err := fmt.Errorf("the server answers %d %s", resp.StatusCode, http.StatusText(resp.StatusCode))
 		if resp.StatusCode >= 400 && resp.StatusCode < 500 && resp.StatusCode != http.StatusTooManyRequests && resp.StatusCode != http.StatusRequestTimeout {
 			err = fmt.Errorf("%w: %w", errFinal, err)
 		}

@@ -201,6 +201,32 @@ func TestProgramCut(t *testing.T) {
 	}
 }
 
+// Neither the address nor one that a server leads to is said, only the host.
+func TestFetchSaysNoAddress(t *testing.T) {
+	closed := httptest.NewServer(http.NotFoundHandler())
+	closed.Close()
+	var to string
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Location", to)
+		w.WriteHeader(http.StatusFound)
+	}))
+	defer s.Close()
+	for name, c := range map[string]struct{ to, want string }{
+		"nobody answers":  {closed.URL + "/bucket?X-Signature=secret", "connection refused"},
+		"no address":      {"http://[::secret/", "no address"},
+		"other protocol":  {"ftp://user:secret@example.com/", "protocol"},
+		"around in rings": {s.URL + "/again?secret", "10 redirects"},
+	} {
+		to = c.to
+		var said []string
+		h := HTTP{For: 100 * time.Millisecond, Pause: 160 * time.Millisecond, Say: func(l string) { said = append(said, l) }}
+		_, err := h.Fetch(t.Context(), node.FirstBootRequest{URL: s.URL + "/program?secret"})
+		if err == nil || !strings.Contains(err.Error(), c.want) || strings.Contains(err.Error()+strings.Join(said, ""), "secret") {
+			t.Errorf("%s: %v, said %q", name, err, said)
+		}
+	}
+}
+
 func TestFetch(t *testing.T) {
 	tries := 0
 	s := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
