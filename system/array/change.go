@@ -77,6 +77,9 @@ func Exchange(ctx context.Context, r run.Runner, sys, old, fresh string, advance
 	if err != nil {
 		return err
 	}
+	if _, begun := s.Members[filepath.Base(fresh)]; s.Degraded > 0 && s.Holds(old) && !begun {
+		return fmt.Errorf("copy %s to %s: the mirror lacks %d of %d disks, and a new one fills that place first", old, fresh, s.Degraded, s.Disks)
+	}
 	if s.Degraded > 0 {
 		// what is left of a disk that is gone; an error says that there is nothing
 		_ = mdadm("--remove", "detached")
@@ -102,6 +105,9 @@ func Exchange(ctx context.Context, r run.Runner, sys, old, fresh string, advance
 	}
 	if _, ok := s.Members[filepath.Base(old)]; old == "" || !ok {
 		return nil
+	}
+	if s.Holds(old) { // fresh has filled the place of another one
+		return fmt.Errorf("take %s out of the mirror: it holds data that are in use, and %s has not taken its place", old, fresh)
 	}
 	if !s.has(old, "faulty") {
 		if err := mdadm("--fail", old); err != nil {

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"joist/internal/run"
 )
@@ -126,6 +127,25 @@ func TestExchangeFails(t *testing.T) {
 	k.show(t)
 	if err := Exchange(t.Context(), k.mdadm(t), k.sys, "", "/dev/sdc5", func(int64, int64) {}); err == nil || !strings.Contains(err.Error(), "out of the mirror") {
 		t.Errorf("%v", err)
+	}
+	// data are nowhere else than on old, or were until fresh filled another place
+	for want, members := range map[string]map[string]string{
+		"lacks 1 of 2 disks":          {"sda5": "in_sync"},
+		"has not taken its place":     {"sda5": "in_sync", "sdc5": "in_sync"},
+		"and /dev/sdc5 has not taken": {"sda5": "in_sync", "sdc5": "spare"},
+	} {
+		k := &kernel{sys: t.TempDir(), members: members}
+		k.show(t)
+		script := k.mdadm(t)
+		time.AfterFunc(100*time.Millisecond, func() {
+			if members["sdc5"] == "spare" { // the kernel fills the place by itself
+				k.attr(t, "dev-sdc5/state", "in_sync")
+			}
+		})
+		err := Exchange(t.Context(), script, k.sys, "/dev/sda5", "/dev/sdc5", func(int64, int64) {})
+		if err == nil || !strings.Contains(err.Error(), want) || strings.Contains(strings.Join(script.Calls(), ""), "--fail") {
+			t.Errorf("%v, ran %q", err, script.Calls())
+		}
 	}
 	if _, err := Read(t.TempDir()); err == nil {
 		t.Error("an array where there is none")
