@@ -169,7 +169,7 @@ type Webhook struct {
 type FirstBoot struct {
 	Source      string // "from-url" or "from-iso"
 	Ordering    string // "before-network", "network-online" or "fully-up"
-	URL         string
+	URL         Secret // its query may let in whoever knows it
 	Fingerprint string
 }
 

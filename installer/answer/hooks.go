@@ -52,7 +52,7 @@ func (c *checker) hooks() {
 	pinned = c.given(boot+"cert-fingerprint", f.Fingerprint != "")
 	scheme = ""
 	if hasAddr && !c.a.bad[boot+"url"] {
-		scheme = c.address(boot+"url", f.URL, "write where the program is fetched, like \"https://example.com/first-boot\"")
+		scheme = c.address(boot+"url", f.URL.Reveal(), "write where the program is fetched, like \"https://example.com/first-boot\"")
 	}
 	switch {
 	case !hasSource && (hasAddr || pinned || c.given(boot+"ordering", f.Ordering != "")):

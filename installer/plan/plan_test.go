@@ -593,6 +593,30 @@ func TestJoinRequest(t *testing.T) {
 	}
 }
 
+// The address of the first-boot program may let in whoever knows it: it goes to
+// the request and nowhere else.
+func TestFirstBootRequest(t *testing.T) {
+	a := ans()
+	a.FirstBoot = answer.FirstBoot{Source: "from-url", URL: "https://example.com/p?signature=topsecret"}
+	p, fs := Make(facts(64e9), a, image(), identity(t))
+	if fs.Stops() {
+		t.Fatal(fs)
+	}
+	files, err := p.Seed("u", "$y$hash")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var holds []string
+	for _, f := range files {
+		if bytes.Contains(f.Data, []byte("topsecret")) {
+			holds = append(holds, f.Path)
+		}
+	}
+	if !slices.Equal(holds, []string{node.FirstBootFile}) || strings.Contains(p.Describe(), "topsecret") {
+		t.Errorf("%q hold the address\n%s", holds, p.Describe())
+	}
+}
+
 func TestReportHoldsNoSecret(t *testing.T) {
 	p, _ := made(facts(64e9), ans(), image(), identity(t))
 	files, err := p.Seed("u", "$y$hash")

@@ -129,7 +129,7 @@ func (p Plan) Seed(vgUUID, shadow string) ([]SeedFile, error) {
 		{node.HostKeyFile, 0o600, hostKey},
 	}
 	if f := p.Answer.FirstBoot; f.Source != "" {
-		request, err := json.MarshalIndent(node.FirstBootRequest{URL: f.URL, Fingerprint: f.Fingerprint, Ordering: or(f.Ordering, node.OrderingUp)}, "", "  ")
+		request, err := json.MarshalIndent(node.FirstBootRequest{URL: f.URL.Reveal(), Fingerprint: f.Fingerprint, Ordering: or(f.Ordering, node.OrderingUp)}, "", "  ")
 		if err != nil {
 			return nil, fmt.Errorf("encode first-boot program: %w", err)
 		}
