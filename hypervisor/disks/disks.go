@@ -44,6 +44,10 @@ type Member struct {
 	Device string // "/dev/sda5"
 	Whole  bool   // it has all that it should have
 	State  string // in the storage's own words
+	// Replaces says that it and Partner, "" for a device that is gone, change
+	// places: one takes that of the other.
+	Replaces bool
+	Partner  string
 }
 
 // Redundancy is what keeps the data of the system on several disks.

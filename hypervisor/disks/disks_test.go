@@ -33,7 +33,10 @@ type rig struct {
 	fit     finding.List
 	members map[string]string // device → state
 	need    int64
-	failing string // device whose copy fails
+	partner map[string]string // of those that change places
+	failing string            // device whose copy fails
+	keeps   bool              // a copy leaves old where it is
+	during  func()            // happens while data are copied
 	tasks   *task.Manager
 	dir     string
 }
@@ -102,7 +105,9 @@ func (r *rig) Fit(context.Context, string, string) (finding.List, error) { retur
 func (r *rig) Members(context.Context) ([]Member, error) {
 	var out []Member
 	for dev, state := range r.members {
-		out = append(out, Member{Device: dev, Whole: state == "in_sync", State: state})
+		m := Member{Device: dev, Whole: state == "in_sync", State: state}
+		m.Partner, m.Replaces = r.partner[dev]
+		out = append(out, m)
 	}
 	return out, nil
 }
@@ -124,6 +129,11 @@ func (r *rig) Replace(_ context.Context, old, fresh string, advance func(n, of i
 	}
 	advance(5, 10)
 	r.members[filepath.Base(fresh)] = "in_sync"
-	delete(r.members, filepath.Base(old))
+	if !r.keeps {
+		delete(r.members, filepath.Base(old))
+	}
+	if r.during != nil {
+		r.during()
+	}
 	return nil
 }

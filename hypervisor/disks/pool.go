@@ -39,11 +39,29 @@ type vdev struct {
 // leaf is a device of the pool.
 type leaf struct {
 	vdev
-	replacing bool // another one takes its place, or it takes another's
+	replacing string // GUID of the vdev in which one takes another's place, "" outside
 }
 
 // gone says that the device is not there; its path may be another one's now.
 func (l leaf) gone() bool { return l.State == "UNAVAIL" || l.State == "REMOVED" }
+
+// device is where it is, "" for one that is gone.
+func (l leaf) device() string {
+	if l.gone() {
+		return ""
+	}
+	return l.Path
+}
+
+// partner is the other one of two that change places.
+func (l leaf) partner(leaves []leaf) leaf {
+	for _, o := range leaves {
+		if o.replacing == l.replacing && o.GUID != l.GUID {
+			return o
+		}
+	}
+	return leaf{}
+}
 
 // poolStatus is what is read of `zpool status -j`.
 type poolStatus struct {
@@ -66,13 +84,13 @@ func (p Pool) status(ctx context.Context) (leaves []leaf, done, of int64, err er
 	if err := json.Unmarshal(out, &s); err != nil {
 		return nil, 0, 0, fmt.Errorf("read pool %q: %w", p.Name, err)
 	}
-	var walk func(v vdev, replacing bool)
-	walk = func(v vdev, replacing bool) {
+	var walk func(v vdev, replacing string)
+	walk = func(v vdev, replacing string) {
 		if len(v.Below) == 0 && (v.Type == "disk" || v.Type == "file") {
 			leaves = append(leaves, leaf{v, replacing})
 		}
 		for _, c := range v.Below {
-			walk(c, v.Type == "replacing")
+			walk(c, map[bool]string{true: cmp.Or(v.GUID.String(), v.Name)}[v.Type == "replacing"])
 		}
 	}
 	found, ok := s.Pools[p.Name]
@@ -80,7 +98,7 @@ func (p Pool) status(ctx context.Context) (leaves []leaf, done, of int64, err er
 		return nil, 0, 0, fmt.Errorf("read pool %q: it is not open", p.Name)
 	}
 	for _, v := range found.Vdevs {
-		walk(v, false)
+		walk(v, "")
 	}
 	slices.SortFunc(leaves, func(a, b leaf) int { return cmp.Or(cmp.Compare(a.Path, b.Path), cmp.Compare(a.GUID, b.GUID)) })
 	return leaves, max(found.Scan.ScanIssued, found.Scan.Examined), found.Scan.ToExamine, nil
@@ -91,11 +109,9 @@ func (p Pool) Members(ctx context.Context) ([]Member, error) {
 	leaves, _, _, err := p.status(ctx)
 	var out []Member
 	for _, l := range leaves {
-		m := Member{Device: l.Path, Whole: l.State == "ONLINE" && !l.replacing, State: strings.ToLower(l.State)}
-		if l.gone() {
-			m.Device = ""
-		}
-		if l.replacing {
+		m := Member{Device: l.device(), Whole: l.State == "ONLINE" && l.replacing == "", State: strings.ToLower(l.State)}
+		if l.replacing != "" {
+			m.Replaces, m.Partner = true, l.partner(leaves).device()
 			m.State += ", being replaced"
 		}
 		out = append(out, m)
@@ -122,7 +138,11 @@ func (p Pool) Replace(ctx context.Context, old, fresh string, advance func(n, of
 	if err != nil {
 		return err
 	}
-	if _, there := onDevice(leaves, fresh); !there {
+	if l, there := onDevice(leaves, fresh); there {
+		if err := p.inPlaceOf(leaves, l, old); err != nil {
+			return err
+		}
+	} else {
 		l, ok := onDevice(leaves, old)
 		if old == "" {
 			i := slices.IndexFunc(leaves, leaf.gone)
@@ -145,8 +165,8 @@ func (p Pool) Replace(ctx context.Context, old, fresh string, advance func(n, of
 		switch l, there := onDevice(leaves, fresh); {
 		case !there:
 			return fmt.Errorf("%s has left pool %q; look at zpool status", fresh, p.Name)
-		case l.State == "ONLINE" && !l.replacing:
-			return nil
+		case l.State == "ONLINE" && l.replacing == "":
+			return p.inPlaceOf(leaves, l, old)
 		case l.State != "ONLINE":
 			return errors.New(fresh + " is " + l.State + " in pool " + p.Name + "; look at zpool status")
 		}
@@ -157,6 +177,24 @@ func (p Pool) Replace(ctx context.Context, old, fresh string, advance func(n, of
 		case <-time.After(time.Second):
 		}
 	}
+}
+
+// inPlaceOf wants fresh to take, or to have taken, the place of old, "" for one
+// that is gone.
+func (p Pool) inPlaceOf(leaves []leaf, fresh leaf, old string) error {
+	if fresh.replacing != "" {
+		o := fresh.partner(leaves)
+		if o.Path == "" || filepath.Base(o.device()) != filepath.Base(old) {
+			return fmt.Errorf("%s takes the place of %s in pool %q, not that of %s; wait until that is done", fresh.Path, cmp.Or(o.Path, "another device"), p.Name,
+				cmp.Or(old, "one that is missing"))
+		}
+		return nil
+	}
+	_, there := onDevice(leaves, old)
+	if there || old == "" && slices.ContainsFunc(leaves, leaf.gone) {
+		return fmt.Errorf("%s is in pool %q and has not taken the place of %s; look at zpool status", fresh.Path, p.Name, cmp.Or(old, "the device that is missing"))
+	}
+	return nil
 }
 
 func onDevice(leaves []leaf, device string) (leaf, bool) {

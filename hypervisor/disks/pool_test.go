@@ -59,11 +59,15 @@ func TestPoolReplace(t *testing.T) {
 	}{
 		"gone": {zpool{second: "UNAVAIL", where: "/dev/sda5"}, "", "replace rpool 18446744073709551614 /dev/sdc5", ""},
 		// another disk has its name now
-		"gone, by the name": {zpool{second: "UNAVAIL", where: "/dev/sdb5"}, "/dev/sdb5", "", "has no device /dev/sdb5"},
-		"there":             {zpool{second: "ONLINE", where: "/dev/sdb5"}, "/dev/sdb5", "replace rpool 18446744073709551614 /dev/sdc5", ""},
-		"nothing is gone":   {zpool{second: "ONLINE", where: "/dev/sdb5"}, "", "", "that is missing"},
-		"begun before":      {zpool{second: "ONLINE", where: "/dev/sdb5", states: []string{"replacing", "replacing", "ONLINE"}}, "/dev/sdb5", "", ""},
-		"it breaks":         {zpool{second: "ONLINE", where: "/dev/sdb5", states: []string{"replacing", "FAULTED"}}, "/dev/sdb5", "", "is FAULTED"},
+		"gone, by the name":  {zpool{second: "UNAVAIL", where: "/dev/sdb5"}, "/dev/sdb5", "", "has no device /dev/sdb5"},
+		"there":              {zpool{second: "ONLINE", where: "/dev/sdb5"}, "/dev/sdb5", "replace rpool 18446744073709551614 /dev/sdc5", ""},
+		"nothing is gone":    {zpool{second: "ONLINE", where: "/dev/sdb5"}, "", "", "that is missing"},
+		"begun before":       {zpool{second: "ONLINE", where: "/dev/sdb5", states: []string{"replacing", "replacing", "ONLINE"}}, "/dev/sdb5", "", ""},
+		"done before":        {zpool{states: []string{"ONLINE"}}, "/dev/sdb5", "", ""},
+		"another's place":    {zpool{second: "ONLINE", where: "/dev/sdb5", states: []string{"replacing"}}, "/dev/sda5", "", "takes the place of /dev/sdb5"},
+		"not the gone one's": {zpool{second: "ONLINE", where: "/dev/sdb5", states: []string{"replacing"}}, "", "", "takes the place of /dev/sdb5"},
+		"beside it":          {zpool{states: []string{"ONLINE"}}, "/dev/sda5", "", "has not taken the place of /dev/sda5"},
+		"it breaks":          {zpool{second: "ONLINE", where: "/dev/sdb5", states: []string{"replacing", "FAULTED"}}, "/dev/sdb5", "", "is FAULTED"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			script := &run.Script{Answer: func(cmd run.Cmd) ([]byte, error) { return c.z.Run(t.Context(), cmd) }}
@@ -93,10 +97,16 @@ func TestPoolMembers(t *testing.T) {
 	z := &zpool{second: "UNAVAIL", where: "/dev/sda5"}
 	p := Pool{Name: "rpool", Run: z, Proc: t.TempDir()}
 	ms, err := p.Members(t.Context())
-	want := []Member{{"/dev/sda5", true, "online"}, {"", false, "unavail"}}
+	want := []Member{{Device: "/dev/sda5", Whole: true, State: "online"}, {State: "unavail"}}
 	if err != nil || len(ms) != 2 || ms[0] != want[0] || ms[1] != want[1] {
 		t.Errorf("%+v %v", ms, err)
 	}
+	z.second, z.where, z.states = "ONLINE", "/dev/sdb5", []string{"replacing"}
+	ms, err = p.Members(t.Context())
+	if err != nil || len(ms) != 3 || ms[0].Replaces || !ms[1].Replaces || ms[1].Partner != "/dev/sdc5" || !ms[2].Replaces || ms[2].Partner != "/dev/sdb5" {
+		t.Errorf("%+v %v", ms, err)
+	}
+	z.states = nil
 	state := filepath.Join(p.Proc, "spl/kstat/zfs/rpool/state")
 	if err := os.MkdirAll(filepath.Dir(state), 0o755); err != nil {
 		t.Fatal(err)

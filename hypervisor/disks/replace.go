@@ -6,6 +6,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -20,9 +22,10 @@ const Missing = "missing"
 
 // Exchange is one disk in the place of another.
 type Exchange struct {
-	Old       string `json:"old"` // GUID of the table, "" for one that is gone
-	New       string `json:"new"` // kernel name
-	NewID     string `json:"new_id"`
+	Old       string `json:"old"`                // GUID of the table, "" for one that is gone
+	New       string `json:"new"`                // kernel name
+	NewID     string `json:"new_id"`             // what it is known by after a cut, "" for nothing
+	NewGUID   string `json:"new_guid,omitempty"` // of its table, once it gets one
 	Overwrite string `json:"overwrite,omitempty"`
 	User      string `json:"user"`
 }
@@ -54,13 +57,25 @@ func (s *Service) Check(ctx context.Context, old, fresh, overwrite string) (Exch
 		fs.Stopf("replace-not-found", fresh, "list the disks: joist node disk list", "there is no disk %q", fresh)
 		return x, fs
 	}
-	x.New, x.NewID = d.Name, d.ident()
+	x.New, x.NewID = d.Name, ident(drives, d)
 	s.checkNew(ctx, copies, members, d, x, &fs)
 	return x, fs
 }
 
-// ident names a disk also after its kernel name has changed.
-func (d Drive) ident() string { return strings.Join([]string{d.WWN, d.Model, d.Serial}, "/") }
+// ident names a disk also after its kernel name has changed, "" where nothing
+// tells it from others: disks may say nothing of themselves, or all the same.
+func ident(drives []Drive, d Drive) string {
+	name := func(d Drive) string { return strings.Join([]string{d.WWN, d.Model, d.Serial}, "/") }
+	for _, o := range drives {
+		if o.Name != d.Name && name(o) == name(d) {
+			return ""
+		}
+	}
+	if d.WWN == "" && d.Serial == "" {
+		return ""
+	}
+	return name(d)
+}
 
 func drive(drives []Drive, name string) (Drive, bool) {
 	for _, d := range drives {
@@ -80,6 +95,7 @@ func (s *Service) checkOld(ctx context.Context, copies []bootdisk.Copy, members 
 		}
 	}
 	if old == Missing {
+		s.checkMissing(ctx, fs)
 		return ""
 	}
 	for _, c := range copies {
@@ -101,6 +117,19 @@ func (s *Service) checkOld(ctx context.Context, copies []bootdisk.Copy, members 
 	return ""
 }
 
+// checkMissing wants a place to fill: nothing would copy data to a disk more.
+func (s *Service) checkMissing(ctx context.Context, fs *finding.List) {
+	if s.Data == nil {
+		return
+	}
+	switch a, err := s.Data.Degraded(ctx); {
+	case err != nil:
+		fs.Stopf("replace-unknown", "", "look at the kernel's messages (dmesg)", "whether a disk is missing cannot be read: %v", err)
+	case a == nil:
+		fs.Stopf("replace-none-missing", "", "name the disk that shall go: joist node disk list", "the data are on all their disks: none is missing")
+	}
+}
+
 // checkNew says whether the new disk can take the place.
 func (s *Service) checkNew(ctx context.Context, copies []bootdisk.Copy, members []Member, d Drive, x Exchange, fs *finding.List) {
 	at := "/dev/" + d.Name
@@ -110,8 +139,11 @@ func (s *Service) checkNew(ctx context.Context, copies []bootdisk.Copy, members 
 			continue
 		}
 		ours = true
-		if m, ok := find(members, c.Disk.Part(dataPart)); ok && m.Whole {
+		switch m, ok := find(members, c.Disk.Part(dataPart)); {
+		case ok && m.Whole:
 			fs.Stopf("replace-member", at, "name a disk that is not used yet", "disk %s holds the data of this system already", d.Name)
+		case ok && m.Replaces && filepath.Base(m.Partner) != filepath.Base(dataOf(copies, x.Old)):
+			fs.Stopf("replace-other", at, "wait until that is done, or name the disk whose place it takes", "disk %s takes the place of another disk already", d.Name)
 		}
 		if strings.EqualFold(c.Disk.Table.DiskGUID, x.Old) {
 			fs.Stopf("replace-same", at, "name two disks", "disk %s cannot take its own place", d.Name)
@@ -142,6 +174,16 @@ func (s *Service) checkNew(ctx context.Context, copies []bootdisk.Copy, members 
 	} else if _, err := layout(ref.Disk.Table, d.Size, need, strings.Repeat("0", 8)+"-0000-0000-0000-000000000000", [5]string{}); errors.Is(err, errSmall) {
 		fs.Stopf("replace-too-small", at, "use a disk at least as large as the others", "disk %s: %v", d.Name, err)
 	}
+}
+
+// dataOf is the device of a disk's data partition, "" where it is not there.
+func dataOf(copies []bootdisk.Copy, guid string) string {
+	for _, c := range copies {
+		if strings.EqualFold(c.Disk.Table.DiskGUID, guid) {
+			return c.Disk.Part(dataPart)
+		}
+	}
+	return ""
 }
 
 var errSmall = errors.New("it is too small")
@@ -219,30 +261,60 @@ func (s *Service) Replayer(ctx context.Context, payload json.RawMessage) error {
 	if err := json.Unmarshal(payload, &x); err != nil {
 		return fmt.Errorf("read exchange of disks: %w", err)
 	}
-	s.resume = append(s.resume, x)
+	// the last record comes first, and knows most
+	if !slices.ContainsFunc(s.resume, func(o Exchange) bool { return o.New == x.New }) {
+		s.resume = append(s.resume, x)
+	}
 	return nil
 }
 
 // Resume goes on with what a cut interrupted, once the boot is over.
 func (s *Service) Resume(ctx context.Context) {
 	for _, x := range s.resume {
-		drives, err := s.Machine.Drives(ctx)
-		var name string
-		for _, d := range drives {
-			if d.ident() == x.NewID && (d.Name == x.New || name == "") {
-				name = d.Name
-			}
+		y, err := s.again(ctx, x)
+		if err == nil {
+			_, err = s.Start(y)
 		}
-		if name == "" {
-			s.Log.Error("go on replacing a disk: the new one is not there", "disk", x.New, "err", err)
-			continue
-		}
-		x.New = name
-		if _, err := s.Start(x); err != nil {
-			s.Log.Error("go on replacing a disk", "disk", x.New, "err", err)
+		if err != nil {
+			s.Log.Error("go on replacing a disk; begin anew: joist node disk replace", "disk", x.New, "err", err)
 		}
 	}
 	s.resume = nil
+}
+
+// again finds the new disk again, whatever it is called now. One that has the
+// table that it got is only filled; any other would be written over, so that all
+// is checked as it was before.
+func (s *Service) again(ctx context.Context, x Exchange) (Exchange, error) {
+	if s.System == nil {
+		return x, errNoSystem
+	}
+	if d, ok, err := s.disk(x.NewGUID); ok || err != nil {
+		x.New = d.Name
+		return x, err
+	}
+	drives, err := s.Machine.Drives(ctx)
+	if err != nil {
+		return x, err
+	}
+	name := ""
+	for _, d := range drives {
+		if x.NewID != "" && ident(drives, d) == x.NewID {
+			name = d.Name
+		}
+	}
+	if name == "" {
+		return x, errors.New("no disk can be told to be the new one")
+	}
+	old := x.Old
+	if _, there, err := s.disk(old); err != nil {
+		return x, err
+	} else if !there {
+		old = Missing
+	}
+	y, fs := s.Check(ctx, old, name, x.Overwrite)
+	y.Old, y.User = x.Old, x.User
+	return y, fs.Err()
 }
 
 // replace is the work, in steps that can be repeated.
@@ -286,7 +358,7 @@ func (s *Service) partition(ctx context.Context, x Exchange, log task.Log) (boot
 		return d, err
 	}
 	for _, d := range own {
-		if d.Name == x.New {
+		if d.Name == x.New && (x.NewGUID == "" || strings.EqualFold(x.NewGUID, d.Table.DiskGUID)) {
 			log.Printf("partitions: those of %s are there", d.Name)
 			return d, nil
 		}
@@ -302,6 +374,10 @@ func (s *Service) partition(ctx context.Context, x Exchange, log task.Log) (boot
 		return d, fmt.Errorf("partition disk %s: %w", d.Name, err)
 	}
 	log.Printf("partitions: %s gets the GUID %s", d.Name, d.Table.DiskGUID)
+	x.NewGUID = d.Table.DiskGUID
+	if err := task.JournalOf(ctx).Record(Kind, x); err != nil {
+		return d, err
+	}
 	if err := bootdisk.Prepare(d); err != nil {
 		return d, err
 	}
@@ -387,7 +463,7 @@ func (s *Service) retire(ctx context.Context, old bootdisk.Disk, there bool, log
 		log.Warnf("the node still runs from %s: restart it from another disk before you take this one out", old.Name)
 		return
 	case there:
-		if err := s.System.Exclusive(ctx, func() error { return bootdisk.Erase(old) }); err != nil {
+		if err := s.erase(ctx, old.Table.DiskGUID); err != nil {
 			log.Warnf("erase disk %s: %v; do not connect it to this node again", old.Name, err)
 		} else {
 			log.Printf("disk %s is erased as far as it belonged to this system; it can be taken out", old.Name)
@@ -400,6 +476,28 @@ func (s *Service) retire(ctx context.Context, old bootdisk.Disk, there bool, log
 	if err != nil {
 		log.Warnf("remove boot entry: %v", err)
 	}
+}
+
+// erase looks for the disk anew: data were copied for hours, and another one may
+// have its name by now.
+func (s *Service) erase(ctx context.Context, guid string) error {
+	return s.System.Exclusive(ctx, func() error {
+		d, there, err := s.disk(guid)
+		if err == nil && !there {
+			err = errors.New("it is no longer there")
+		}
+		if err != nil {
+			return err
+		}
+		members, err := s.Data.Members(ctx)
+		if err != nil {
+			return err
+		}
+		if m, ok := find(members, d.Part(dataPart)); ok {
+			return fmt.Errorf("it holds data of this system still (%s)", m.State)
+		}
+		return bootdisk.Erase(d)
+	})
 }
 
 // partitions are the GUIDs of all that the machine has.

@@ -2,7 +2,9 @@ package disks
 
 import (
 	"errors"
+	"io/fs"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -120,8 +122,16 @@ func TestReplaceMissing(t *testing.T) {
 func TestReplacePresent(t *testing.T) {
 	r := mirror(t)
 	r.plug(bootdisktest.Blank(t, "fresh", 8<<30))
-	if log, status := r.exchange("disk-8222", "/dev/fresh"); status != "OK" {
-		t.Errorf("%s\n%s", status, log)
+	recorded := false // for after a cut
+	r.during = func() {
+		filepath.WalkDir(r.dir, func(name string, _ fs.DirEntry, _ error) error {
+			b, _ := os.ReadFile(name) // a folder holds nothing
+			recorded = recorded || strings.Contains(string(b), `"new_guid":"AAAAAAAA-1111-`)
+			return nil
+		})
+	}
+	if log, status := r.exchange("disk-8222", "/dev/fresh"); status != "OK" || !recorded {
+		t.Errorf("%s, the new table is recorded: %v\n%s", status, recorded, log)
 	}
 	r.whole("disk-8111", "fresh")
 	f, err := os.Open(r.disks[1].Path + "-data")
@@ -189,28 +199,140 @@ func TestReplaceAgain(t *testing.T) {
 	}
 }
 
+// holds says whether the data partition of a disk says that it is a member.
+func holds(t *testing.T, d bootdisk.Disk) bool {
+	t.Helper()
+	b, err := os.ReadFile(d.Path + "-data")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.HasPrefix(string(b), "superblock")
+}
+
+// The old disk is pulled while data are copied, and another gets its name.
+func TestReplacePulled(t *testing.T) {
+	r := mirror(t)
+	r.plug(bootdisktest.Blank(t, "fresh", 8<<30))
+	const foreign = "CCCCCCCC-3333-4333-8333-333333333333"
+	other, old := bootdisktest.Empty(t, foreign), r.disks[1]
+	r.during = func() {
+		if err := os.Rename(other.Path, old.Path); err != nil {
+			t.Error(err)
+		}
+	}
+	log, status := r.exchange("disk-8222", "fresh")
+	if status != "WARNINGS: 1" || !strings.Contains(log, "it is no longer there") {
+		t.Errorf("%s\n%s", status, log)
+	}
+	f, err := os.Open(old.Path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if l, err := disk.ReadTable(f, old.Bytes, 512); err != nil || l.DiskGUID != foreign || !holds(t, old) {
+		t.Errorf("the disk with its name was written: %v %v", l.DiskGUID, err)
+	}
+}
+
+// A disk whose data are in use after all is not erased.
+func TestReplaceKeepsMember(t *testing.T) {
+	r := mirror(t)
+	r.plug(bootdisktest.Blank(t, "fresh", 8<<30))
+	r.keeps = true
+	if log, status := r.exchange("disk-8222", "fresh"); status != "WARNINGS: 1" || !strings.Contains(log, "it holds data of this system still (in_sync)") || !holds(t, r.disks[1]) {
+		t.Errorf("%s\n%s", status, log)
+	}
+}
+
+func TestIdent(t *testing.T) {
+	a, b := Drive{Name: "vda"}, Drive{Name: "sda", Model: "bridge", Serial: "0001"}
+	c := b
+	c.Name = "sdb"
+	for name, x := range map[string]struct {
+		all  []Drive
+		want string
+	}{"says nothing": {[]Drive{a}, ""}, "one": {[]Drive{b, a}, "/bridge/0001"}, "two alike": {[]Drive{b, c}, ""}} {
+		if got := ident(x.all, x.all[0]); got != x.want {
+			t.Errorf("%s: %q, want %q", name, got, x.want)
+		}
+	}
+}
+
+// After a cut only a disk that is known for the same goes on, and one that is
+// not partitioned yet only if it still may be.
+func TestResume(t *testing.T) {
+	r := mirror(t)
+	r.unplug("disk-8222")
+	r.plug(bootdisktest.Blank(t, "fresh", 8<<30))
+	began := func(records ...string) bool {
+		t.Helper()
+		before, _ := r.tasks.List(task.Filter{Source: task.All, Type: Kind, Limit: 9})
+		for _, x := range records {
+			if err := r.Replayer(t.Context(), []byte(x)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		r.Resume(t.Context())
+		after, _ := r.tasks.List(task.Filter{Source: task.All, Type: Kind, Limit: 9})
+		if len(after) > len(before) {
+			r.wait(after[0].UPID)
+		}
+		return len(after) > len(before)
+	}
+	if began(`{"new": "fresh", "new_id": ""}`) || began(`{"new": "fresh", "new_id": "//Sother"}`) {
+		t.Error("a disk goes on that was not told to be the one")
+	}
+	r.drives[1].DataID = "00aa" // somebody used it elsewhere meanwhile
+	if began(`{"new": "fresh", "new_id": "//Sfresh"}`) {
+		t.Error("a disk with data is partitioned")
+	}
+	r.drives[1].DataID = ""
+	r.failing = "cut"
+	if !began(`{"new": "fresh", "new_id": "//Sfresh", "user": "root@pam"}`) {
+		t.Fatal("the disk does not go on")
+	}
+	r.failing = ""
+	own, err := r.System.Disks()
+	if err != nil || len(own) != 2 {
+		t.Fatal(own, err)
+	}
+	// by its table; its record comes first
+	r.drives[1].Serial, r.drives[1].DataID = "", "00aa"
+	if !began(`{"new": "sdx", "new_guid": "`+own[1].Table.DiskGUID+`", "user": "root@pam"}`, `{"new": "sdx", "new_id": "//Sfresh"}`) {
+		t.Error("the disk with the new table does not go on")
+	}
+	r.whole("disk-8111", "fresh")
+}
+
 func TestFindings(t *testing.T) {
 	for name, c := range map[string]struct {
 		change   func(r *rig)
 		old, new string
 		want     string
 	}{
-		"nothing":        {nil, "disk-8222", "fresh", ""},
-		"no system":      {func(r *rig) { r.System = nil }, Missing, "fresh", "replace-no-system"},
-		"one disk":       {func(r *rig) { r.Data, r.Why = nil, "do something else" }, Missing, "fresh", "replace-single"},
-		"no such disk":   {nil, Missing, "sdx", "replace-not-found"},
-		"not ours":       {nil, "fresh", "fresh", "replace-not-ours"},
-		"in use already": {nil, Missing, "disk-8111", "replace-member"},
+		"nothing":      {nil, "disk-8222", "fresh", ""},
+		"no system":    {func(r *rig) { r.System = nil }, Missing, "fresh", "replace-no-system"},
+		"one disk":     {func(r *rig) { r.Data, r.Why = nil, "do something else" }, Missing, "fresh", "replace-single"},
+		"no such disk": {nil, "disk-8222", "sdx", "replace-not-found"},
+		"not ours":     {nil, "fresh", "fresh", "replace-not-ours"},
+		"none missing": {nil, Missing, "fresh", "replace-none-missing"},
+		"another's place": {func(r *rig) {
+			r.members["disk-8222-data"], r.partner = "spare", map[string]string{"disk-8222-data": "elsewhere"}
+		}, Missing, "disk-8222", "replace-other"},
+		"begun before": {func(r *rig) {
+			r.members["disk-8222-data"], r.partner = "spare", map[string]string{"disk-8222-data": ""}
+		}, Missing, "disk-8222", ""},
+		"in use already": {nil, "disk-8222", "disk-8111", "replace-member"},
 		"the same":       {func(r *rig) { r.members["disk-8222-data"] = "faulty" }, "disk-8222", "disk-8222", "replace-same"},
 		"last":           {func(r *rig) { r.members["disk-8222-data"] = "faulty" }, "disk-8111", "fresh", "replace-last"},
-		"small":          {func(r *rig) { r.need = 8 << 30 }, Missing, "fresh", "replace-too-small"},
-		"holds data":     {func(r *rig) { r.drives[2].DataID, r.drives[2].Holds = "00aa", "ext4" }, Missing, "fresh", "replace-holds-data"},
-		"not fit":        {func(r *rig) { r.fit.Stopf("disk-in-use", "/dev/fresh", "", "it is") }, Missing, "fresh", "disk-in-use"},
+		"small":          {func(r *rig) { r.need = 8 << 30 }, "disk-8222", "fresh", "replace-too-small"},
+		"holds data":     {func(r *rig) { r.drives[2].DataID, r.drives[2].Holds = "00aa", "ext4" }, "disk-8222", "fresh", "replace-holds-data"},
+		"not fit":        {func(r *rig) { r.fit.Stopf("disk-in-use", "/dev/fresh", "", "it is") }, "disk-8222", "fresh", "disk-in-use"},
 		"no source": {func(r *rig) {
 			for _, d := range r.disks[:2] {
 				bootdisktest.Write(t, d, disk.NameESP, make([]byte, 4096), 0)
 			}
-		}, Missing, "fresh", "replace-no-source"},
+		}, "disk-8222", "fresh", "replace-no-source"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := mirror(t)
@@ -234,7 +356,7 @@ func TestFindings(t *testing.T) {
 	r := mirror(t)
 	r.plug(bootdisktest.Blank(t, "fresh", 8<<30))
 	r.drives[2].DataID = "00aa"
-	if _, fs := r.Check(t.Context(), Missing, "fresh", "00aa"); len(fs) > 0 {
+	if _, fs := r.Check(t.Context(), "disk-8222", "fresh", "00aa"); len(fs) > 0 {
 		t.Errorf("named data still stops: %v", fs.Err())
 	}
 }

@@ -312,3 +312,33 @@ func TestPatience(t *testing.T) {
 		t.Errorf("mark good: %v", err)
 	}
 }
+
+// A disk that is not the one that was looked up, or that is used, stays as it is.
+func TestEraseRefuses(t *testing.T) {
+	b := bootdisktest.NewBuild(t, "0011223344556677")
+	d := bootdisktest.Install(t, first, b, boot.Fresh())
+	swapped := bootdisktest.Install(t, other, b, boot.Fresh())
+	swapped.Table, swapped.Name = d.Table, d.Name
+	used := d
+	used.Parts = map[string]string{disk.NameSlotB: filepath.Join(t.TempDir(), "busy")}
+	for want, x := range map[string]bootdisk.Disk{"has the GUID " + other: swapped, "open joist-b": used} {
+		if err := bootdisk.Erase(x); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v, want %q", err, want)
+		}
+	}
+	for guid, x := range map[string]bootdisk.Disk{first: d, other: swapped} {
+		f, err := os.Open(x.Path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		l, err := disk.ReadTable(f, bootdisktest.Size, 512)
+		f.Close()
+		x.Table = l
+		if c := bootdisk.Inspect(t.Context(), x, true); err != nil || l.DiskGUID != guid || len(c.Lacks) > 0 {
+			t.Errorf("%s: %v, lacks %q", l.DiskGUID, err, c.Lacks)
+		}
+	}
+	if err := bootdisk.Erase(d); err != nil {
+		t.Error(err)
+	}
+}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -87,25 +88,42 @@ func Reread(ctx context.Context, d Disk) error {
 }
 
 // Erase takes a disk out of its system: nothing starts from it, and neither
-// table nor data partition say that it belongs to one.
+// table nor data partition say that it belongs to one. Nothing is written unless
+// it is that disk still and nobody uses any of it.
 func Erase(d Disk) error {
+	f, err := d.disk(true)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	t, err := disk.ReadTable(f, d.Table.Size, d.Table.SectorSize)
+	if err == nil && !strings.EqualFold(t.DiskGUID, d.Table.DiskGUID) {
+		err = fmt.Errorf("%s has the GUID %s now", d.Name, t.DiskGUID)
+	}
+	if err != nil {
+		return fmt.Errorf("find disk %s again: %w", d.Table.DiskGUID, err)
+	}
+	parts := map[string]*part{} // to the end: nobody can take the disk until then
+	for _, x := range t.Partitions {
+		p, err := d.open(x.Name, true)
+		if err != nil {
+			return err
+		}
+		defer p.Close()
+		parts[x.Name] = p
+	}
 	var errs []error
 	for _, name := range []string{disk.NameData, disk.NameESP, disk.NameBIOS} {
-		p, err := d.open(name, true)
-		if err != nil {
-			errs = append(errs, err)
+		p, ok := parts[name]
+		if !ok {
 			continue
 		}
 		head := min(p.size, disk.MiB)
 		if name == disk.NameData {
 			head = min(p.size, dataHead)
 		}
-		errs = append(errs, zero(p, 0, head), zero(p, p.size-min(p.size, disk.MiB), p.size), p.Sync(), p.Close())
+		errs = append(errs, zero(p, 0, head), zero(p, p.size-min(p.size, disk.MiB), p.size), p.Sync())
 	}
-	f, err := d.disk(true)
-	if err != nil {
-		return errors.Join(append(errs, err)...)
-	}
-	start, end := d.Table.Usable()
-	return errors.Join(append(errs, zero(f, 0, start), zero(f, end, d.Table.Size), f.Sync(), f.Close())...)
+	start, end := t.Usable()
+	return errors.Join(append(errs, zero(f, 0, start), zero(f, end, t.Size), f.Sync())...)
 }
