@@ -22,7 +22,7 @@ func (s *session) rescue(ctx context.Context) error {
 	case "password":
 		return s.setPassword(ctx, say)
 	case "slot":
-		return startSlot(s.o.argument, say)
+		return startSlot(ctx, s.o.argument, say)
 	case "boot":
 		return repairBoot(ctx, say)
 	}
@@ -76,19 +76,19 @@ func writeHash(state, hash string) error {
 }
 
 // startSlot makes all disks start a slot first.
-func startSlot(name string, say func(string)) error {
+func startSlot(ctx context.Context, name string, say func(string)) error {
 	x, err := boot.ParseSlot(strings.ToUpper(name))
 	if err != nil {
 		return err
 	}
-	sys, ref, err := pid1.RescueBoot()
+	sys, ref, err := pid1.RescueBoot(ctx)
 	if err != nil {
 		return err
 	}
 	if _, ok := ref.Slots[x]; !ok {
 		return fmt.Errorf("slot %s holds no system", x)
 	}
-	if err := sys.Change(func(s boot.State) boot.State { return prefer(s, x) }, func(f string, a ...any) { say(fmt.Sprintf(f, a...)) }); err != nil {
+	if err := sys.Change(ctx, func(s boot.State) boot.State { return prefer(s, x) }, func(f string, a ...any) { say(fmt.Sprintf(f, a...)) }); err != nil {
 		return err
 	}
 	say("slot " + string(x) + " is started from now on")
@@ -106,14 +106,14 @@ func prefer(s boot.State, x boot.Slot) boot.State {
 
 // repairBoot brings the boot parts of all disks to those of the one that counts.
 func repairBoot(ctx context.Context, say func(string)) error {
-	sys, ref, err := pid1.RescueBoot()
+	sys, ref, err := pid1.RescueBoot(ctx)
 	if err != nil {
 		return err
 	}
 	if err := sys.Reconcile(ctx, func(f string, a ...any) { say(fmt.Sprintf(f, a...)) }); err != nil {
 		return err
 	}
-	copies, err := sys.Inspect(true)
+	copies, err := sys.Inspect(ctx, true)
 	if err != nil {
 		return err
 	}

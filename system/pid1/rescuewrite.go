@@ -65,10 +65,14 @@ func isNode() bool {
 // do it.
 func (f found) state(ctx context.Context, r run.Runner, say func(string)) (source, fs string, err error) {
 	if f.pool != "" {
+		ms, _, err := agreeing(f.poolMembers)
+		if err != nil {
+			return "", "", err
+		}
 		if err := pool.Load(ctx, r, pool.NoVolumes); err != nil {
 			return "", "", err
 		}
-		return f.poolMembers[0].Name + "/state", "zfs", pool.Repair(ctx, r, f.pool, f.poolMembers, rescueDir)
+		return ms[0].Name + "/state", "zfs", pool.Repair(ctx, r, f.pool, ms, rescueDir)
 	}
 	dev := f.data.Path()
 	if f.array != "" {
@@ -109,6 +113,9 @@ func (f found) letGo(ctx context.Context, r run.Runner, mounts []string) error {
 		}
 	}
 	if f.pool != "" {
+		if len(f.poolMembers) == 0 {
+			return nil // what cannot be read now was not opened
+		}
 		name := f.poolMembers[0].Name
 		if _, err := os.Stat("/proc/spl/kstat/zfs/" + name); err != nil {
 			return nil
@@ -136,7 +143,7 @@ func (f found) letGo(ctx context.Context, r run.Runner, mounts []string) error {
 
 // RescueBoot is the installed system's boot parts, on all its disks, with the
 // copy that counts. Nothing of it runs.
-func RescueBoot() (bootdisk.System, bootdisk.Copy, error) {
+func RescueBoot(ctx context.Context) (bootdisk.System, bootdisk.Copy, error) {
 	if isNode() {
 		return bootdisk.System{}, bootdisk.Copy{}, errIsNode
 	}
@@ -145,7 +152,7 @@ func RescueBoot() (bootdisk.System, bootdisk.Copy, error) {
 		return bootdisk.System{}, bootdisk.Copy{}, err
 	}
 	s := bootdisk.Running(one.guid, "")
-	copies, err := s.Inspect(false)
+	copies, err := s.Inspect(ctx, false)
 	if err != nil {
 		return s, bootdisk.Copy{}, err
 	}
