@@ -6,6 +6,8 @@ import (
 	"os"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
 	"joist/image/boot"
 	"joist/image/boot/efivar"
 	"joist/image/disk"
@@ -13,7 +15,13 @@ import (
 
 // firmware is efivar.Dir where the firmware is UEFI and shows its variables.
 func firmware() string {
-	if list, err := os.ReadDir(efivar.Dir); err != nil || len(list) == 0 {
+	list, err := os.ReadDir(efivar.Dir)
+	if err == nil && len(list) == 0 { // the first mounts come before the kernel can load a module
+		if unix.Mount("efivarfs", efivar.Dir, "efivarfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "") == nil {
+			list, err = os.ReadDir(efivar.Dir)
+		}
+	}
+	if err != nil || len(list) == 0 {
 		return ""
 	}
 	return efivar.Dir

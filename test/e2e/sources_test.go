@@ -215,6 +215,9 @@ func firmwareLayout(t *testing.T, f vm.Firmware) *layout {
 	}
 	c.Disks = attached(l.disks)
 	l.Machine = vm.Run(t, c)
+	if _, err := l.WaitFor(within(t, node.BootTime), `BdsDxe: starting Boot[0-9A-F]{4} "Joist" from HD\(2,GPT`); err != nil {
+		t.Error(err) // OVMF says what it starts
+	}
 	l.login(t)
 	l.want(t, "the entry that was started", bootedFrom, "Joist")
 	return l
