@@ -14,6 +14,7 @@ need=(
 	sgdisk:gdisk
 	mkfs.fat:dosfstools
 	xorriso:xorriso
+	isoinfo:genisoimage
 	unsquashfs:squashfs-tools
 	veritysetup:cryptsetup-bin
 	swtpm:swtpm
