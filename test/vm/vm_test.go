@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/insomniacslk/dhcp/dhcpv4"
+
 	"joist/test/faults"
 	"joist/test/vm/lan"
 	"joist/test/vm/rfb"
@@ -36,6 +38,10 @@ func TestPXE(t *testing.T) {
 			if err := sw.SetLease(mac, want); err != nil {
 				t.Fatal(err)
 			}
+			// UEFI takes no address from a server that names no boot file.
+			sw.BootDHCP(func(*dhcpv4.DHCPv4) []dhcpv4.Modifier {
+				return []dhcpv4.Modifier{dhcpv4.WithServerIP(lan.Gateway.AsSlice()), dhcpv4.WithOption(dhcpv4.OptBootFileName("nothing"))}
+			})
 			start := time.Now()
 			m := Run(t, Config{
 				Firmware: f, Memory: 512, CPUs: 1,
