@@ -188,8 +188,9 @@ func (n *runningNode) kernelTest(t *testing.T, pkg, re string) {
 
 // bootedFrom is the description of the entry that firmware started.
 const bootedFrom = `cd /sys/firmware/efi/efivars
-n=$(od -An -tx2 -j4 -N2 BootCurrent-8be4df61-93ca-11d2-aa0d-00e098032b8c | tr -d ' ' | tr a-f A-F)
-tail -c +11 Boot$n-8be4df61-93ca-11d2-aa0d-00e098032b8c | tr -d '\0' | head -c 5; echo`
+g=8be4df61-93ca-11d2-aa0d-00e098032b8c
+n=$(cat BootCurrent-$g | od -An -v -tx1 | awk '{print toupper($6 $5)}')
+cat Boot$n-$g | tail -c +11 | tr -d '\0' | head -c 5; echo`
 
 // firmwareLayout: an installation that firmware of this kind starts, and the
 // installed disk by the entry that the installer made.
