@@ -34,6 +34,7 @@ func (s *Service) alerts(ctx context.Context, copies []bootdisk.Copy, failed err
 			Cure: "look at the kernel's messages (dmesg)"})
 	}
 	var members []Member
+	left := "disconnect it once the node runs from another disk, or wipe it"
 	if s.Data != nil {
 		a, err := s.Data.Degraded(ctx)
 		if err == nil {
@@ -44,6 +45,7 @@ func (s *Service) alerts(ctx context.Context, copies []bootdisk.Copy, failed err
 		}
 		if a != nil {
 			out = append(out, *a)
+			left = "give it its place back: joist node disk replace missing NAME; or disconnect it once the node runs from another disk"
 		}
 	}
 	ref, whole := s.System.Reference(copies)
@@ -55,7 +57,7 @@ func (s *Service) alerts(ctx context.Context, copies []bootdisk.Copy, failed err
 		if _, ok := find(members, c.Disk.Part(dataPart)); s.Data != nil && len(members) > 0 && !ok {
 			out = append(out, node.Alert{Code: codeLeft, Level: alert.Warning, Path: "/dev/" + c.Disk.Name,
 				Text: fmt.Sprintf("disk %s is of this system and takes no part in its data", c.Disk.Name),
-				Cure: "disconnect it once the node runs from another disk, or give it its place back: joist node disk replace missing " + c.Disk.Name})
+				Cure: strings.ReplaceAll(left, "NAME", c.Disk.Name)})
 		}
 	}
 	unlisted, err := s.System.Unlisted(copies)

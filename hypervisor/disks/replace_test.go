@@ -153,7 +153,7 @@ func TestReplaceRunning(t *testing.T) {
 	if status != "WARNINGS: 1" || !strings.Contains(log, "still runs from disk-8111") {
 		t.Errorf("%s\n%s", status, log)
 	}
-	if list := r.Board.List(); len(list) != 1 || list[0].Code != codeLeft || list[0].Path != "/dev/disk-8111" {
+	if list := r.Board.List(); len(list) != 1 || list[0].Code != codeLeft || list[0].Path != "/dev/disk-8111" || strings.Contains(list[0].Cure, "replace missing") {
 		t.Errorf("%+v", list)
 	}
 	r.unplug("disk-8111")

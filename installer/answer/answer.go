@@ -160,7 +160,7 @@ type BtrfsOptions struct {
 
 // Webhook is [post-installation-webhook].
 type Webhook struct {
-	URL         string
+	URL         Secret // its query may let in whoever knows it
 	Fingerprint string
 	Token       Secret
 }

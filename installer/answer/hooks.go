@@ -34,7 +34,7 @@ func (c *checker) hooks() {
 	pinned, token := c.given(hook+"cert-fingerprint", w.Fingerprint != ""), c.given(hook+"auth-token", w.Token != "")
 	scheme := ""
 	if hasURL && !c.a.bad[hook+"url"] {
-		scheme = c.address(hook+"url", w.URL, "write where the report is posted, like \"https://example.com/installed\"")
+		scheme = c.address(hook+"url", w.URL.Reveal(), "write where the report is posted, like \"https://example.com/installed\"")
 	}
 	if !hasURL && (pinned || token) {
 		c.missing(hook+"url", "add url = \"https://…\"")

@@ -400,7 +400,7 @@ func TestSend(t *testing.T) {
 		w.WriteHeader(http.StatusNoContent)
 	})
 	now := func(context.Context, time.Duration) bool { return true }
-	hook := answer.Webhook{URL: s.URL, Fingerprint: print}
+	hook := answer.Webhook{URL: answer.Secret(s.URL), Fingerprint: print}
 	for _, c := range []struct {
 		fail int
 		ok   bool

@@ -165,13 +165,13 @@ const noticeTries = 4
 
 // Send posts the report, again after a while when nobody answers.
 func Send(ctx context.Context, w answer.Webhook, body []byte, dial Dial, sleep func(context.Context, time.Duration) bool) error {
-	client := Client(answer.Source{URL: w.URL, Fingerprint: w.Fingerprint}, dial)
+	client := Client(answer.Source{URL: w.URL.Reveal(), Fingerprint: w.Fingerprint}, dial)
 	var err error
 	for try, pause := range append([]time.Duration{0}, Pauses()[:noticeTries-1]...) {
 		if try > 0 && !sleep(ctx, pause) {
 			break
 		}
-		if err = send(ctx, client, w.URL, body); err == nil || Final(err) {
+		if err = send(ctx, client, w.URL.Reveal(), body); err == nil || Final(err) {
 			break
 		}
 	}

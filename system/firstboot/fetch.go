@@ -42,7 +42,7 @@ func (h HTTP) Fetch(ctx context.Context, r node.FirstBootRequest) ([]byte, error
 	}
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	c := &http.Client{Transport: &http.Transport{TLSClientConfig: pinned(r.Fingerprint), Proxy: http.ProxyFromEnvironment}}
+	c := &http.Client{Transport: &http.Transport{TLSClientConfig: pinned(r.Fingerprint), Proxy: http.ProxyFromEnvironment}, CheckRedirect: keepsTLS}
 	var last error
 	for pause := most / 16; ; pause = min(2*pause, most) {
 		b, err := get(ctx, c, r.URL)
@@ -62,6 +62,18 @@ func (h HTTP) Fetch(ctx context.Context, r node.FirstBootRequest) ([]byte, error
 		case <-time.After(pause):
 		}
 	}
+}
+
+// keepsTLS follows a server to another address, but not from https to http: what
+// comes back is run as root, and nobody would have to prove who they are.
+func keepsTLS(to *http.Request, via []*http.Request) error {
+	switch {
+	case via[0].URL.Scheme == "https" && to.URL.Scheme != "https":
+		return fmt.Errorf("%w: the server leads from https to an address without it; name the final address in first-boot.url", errFinal)
+	case len(via) >= 10: // as net/http has it
+		return errors.New("stopped after 10 redirects")
+	}
+	return nil
 }
 
 // hidden is an error without the address that it is about, the one that was

@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
@@ -263,5 +264,31 @@ func TestFetch(t *testing.T) {
 		if err != nil && strings.Contains(err.Error()+strings.Join(said, ""), "secret") {
 			t.Errorf("the address is shown: %v %q", err, said)
 		}
+	}
+}
+
+// A server may lead on, but not to one that need not prove who it is: what
+// comes back is run as root.
+func TestFetchKeepsTLS(t *testing.T) {
+	plain := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "#!/bin/sh") }))
+	defer plain.Close()
+	to := plain.URL
+	secure := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/end" {
+			io.WriteString(w, "#!/bin/sh")
+			return
+		}
+		http.Redirect(w, r, to, http.StatusFound)
+	}))
+	defer secure.Close()
+	sum := sha256.Sum256(secure.Certificate().Raw)
+	h := HTTP{For: 5 * time.Second, Pause: time.Millisecond, Say: func(string) {}}
+	r := node.FirstBootRequest{URL: secure.URL + "/begin", Fingerprint: hex.EncodeToString(sum[:])}
+	if b, err := h.Fetch(t.Context(), r); err == nil || !strings.Contains(err.Error(), "from https to an address without it") {
+		t.Errorf("led to http: %q %v", b, err)
+	}
+	to = secure.URL + "/end"
+	if b, err := h.Fetch(t.Context(), r); err != nil || string(b) != "#!/bin/sh" {
+		t.Errorf("led on by https: %q %v", b, err)
 	}
 }
