@@ -170,3 +170,20 @@ func Owner(name string) int {
 	fmt.Sscanf(m[1], "%d", &n)
 	return n
 }
+
+// DiskContent is what a disk counts as on storages that do not tell guests'
+// disks apart: whose it is, is known to its guest only.
+func (c Config) DiskContent() string {
+	if c.Holds(Images) {
+		return Images
+	}
+	return RootDir
+}
+
+// CheckBlock says why a storage of block devices cannot make such a volume.
+func (s Spec) CheckBlock() error {
+	if s.VMID < 100 || s.Size <= 0 || s.Format != "" && s.Format != "raw" {
+		return fmt.Errorf("disk of guest %d with %d bytes in format %q is not possible", s.VMID, s.Size, s.Format)
+	}
+	return nil
+}

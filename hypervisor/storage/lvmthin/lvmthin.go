@@ -134,15 +134,7 @@ func (p *Pool) List(ctx context.Context) ([]storage.Volume, error) {
 
 func (p *Pool) volume(v lvRow) storage.Volume {
 	return storage.Volume{ID: p.cfg.ID + ":" + v.Name, Size: int64(v.Size), Used: v.Data.of(v.Size), Format: "raw",
-		Content: p.content(), VMID: storage.Owner(v.Name), CTime: int64(v.Time)}
-}
-
-// content is what a disk counts as: whose it is, is known to its guest only.
-func (p *Pool) content() string {
-	if p.cfg.Holds(storage.Images) {
-		return storage.Images
-	}
-	return storage.RootDir
+		Content: p.cfg.DiskContent(), VMID: storage.Owner(v.Name), CTime: int64(v.Time)}
 }
 
 // Create makes a thin volume and leaves it active. It is not activated by
@@ -160,8 +152,8 @@ func (p *Pool) Create(ctx context.Context, s storage.Spec) (storage.Volume, erro
 }
 
 func (p *Pool) create(ctx context.Context, s storage.Spec) (storage.Volume, error) {
-	if s.VMID < 100 || s.Size <= 0 || s.Format != "" && s.Format != "raw" {
-		return storage.Volume{}, fmt.Errorf("disk of guest %d with %d bytes in format %q is not possible", s.VMID, s.Size, s.Format)
+	if err := s.CheckBlock(); err != nil {
+		return storage.Volume{}, err
 	}
 	g, err := p.group(ctx)
 	if err != nil {
@@ -184,7 +176,7 @@ func (p *Pool) create(ctx context.Context, s storage.Spec) (storage.Volume, erro
 	if err != nil {
 		return storage.Volume{}, err
 	}
-	return storage.Volume{ID: p.cfg.ID + ":" + name, Size: size, Format: "raw", Content: p.content(), VMID: s.VMID, CTime: time.Now().Unix()}, nil
+	return storage.Volume{ID: p.cfg.ID + ":" + name, Size: size, Format: "raw", Content: p.cfg.DiskContent(), VMID: s.VMID, CTime: time.Now().Unix()}, nil
 }
 
 // free is the first vm-<id>-disk-<n> that no volume of the group has.

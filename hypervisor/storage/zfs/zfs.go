@@ -130,19 +130,11 @@ func (p *Pool) List(ctx context.Context) ([]storage.Volume, error) {
 	for _, v := range rows {
 		if diskRE.MatchString(v.name) {
 			out = append(out, storage.Volume{ID: p.cfg.ID + ":" + v.name, Size: v.size, Used: v.used, Format: "raw",
-				Content: p.content(), VMID: storage.Owner(v.name), CTime: v.created})
+				Content: p.cfg.DiskContent(), VMID: storage.Owner(v.name), CTime: v.created})
 		}
 	}
 	slices.SortFunc(out, func(a, b storage.Volume) int { return strings.Compare(a.ID, b.ID) })
 	return out, nil
-}
-
-// content is what a disk counts as: whose it is, is known to its guest only.
-func (p *Pool) content() string {
-	if p.cfg.Holds(storage.Images) {
-		return storage.Images
-	}
-	return storage.RootDir
 }
 
 // Create makes a thin volume and leaves it active.
@@ -159,8 +151,8 @@ func (p *Pool) Create(ctx context.Context, s storage.Spec) (storage.Volume, erro
 }
 
 func (p *Pool) create(ctx context.Context, s storage.Spec) (storage.Volume, error) {
-	if s.VMID < 100 || s.Size <= 0 || s.Format != "" && s.Format != "raw" {
-		return storage.Volume{}, fmt.Errorf("disk of guest %d with %d bytes in format %q is not possible", s.VMID, s.Size, s.Format)
+	if err := s.CheckBlock(); err != nil {
+		return storage.Volume{}, err
 	}
 	dataset, err := p.dataset(ctx)
 	if err != nil {
@@ -182,7 +174,7 @@ func (p *Pool) create(ctx context.Context, s storage.Spec) (storage.Volume, erro
 	if err != nil {
 		return storage.Volume{}, err
 	}
-	return storage.Volume{ID: p.cfg.ID + ":" + name, Size: size, Format: "raw", Content: p.content(), VMID: s.VMID, CTime: time.Now().Unix()}, nil
+	return storage.Volume{ID: p.cfg.ID + ":" + name, Size: size, Format: "raw", Content: p.cfg.DiskContent(), VMID: s.VMID, CTime: time.Now().Unix()}, nil
 }
 
 // free is the first vm-<id>-disk-<n> that no volume has.
