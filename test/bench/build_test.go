@@ -185,15 +185,16 @@ func (b *bench) goCaches() []string {
 	return []string{"GOCACHE=" + filepath.Join(b.cache, "go-build")}
 }
 
-// freshCache has the packages of the person's cache, the sandbox and Go's cache
-// inside it, and loses the named parts.
+// freshCache has the packages of the person's cache, the sandbox with Go's cache
+// inside it, and OpenZFS's modules, which are compiled once for each kernel and
+// which the others have not at all; it loses the named parts.
 func (b *bench) freshCache(t *testing.T, xdg string, without ...string) {
 	t.Helper()
 	dir := filepath.Join(xdg, "joist")
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range []string{"pool", "sandbox", "cgo"} {
+	for _, name := range []string{"pool", "sandbox", "cgo", "zfs"} {
 		from, to := filepath.Join(b.cache, "joist", name), filepath.Join(dir, name)
 		if _, err := os.Stat(from); err != nil {
 			t.Fatalf("%v: build the image once before", err)

@@ -23,6 +23,7 @@ type layout struct {
 	*runningNode
 	img   isoImage
 	disks []string
+	vars  string // what UEFI firmware keeps, "" for BIOS
 }
 
 // newLayout makes empty disks.
@@ -38,6 +39,22 @@ func newLayout(t *testing.T, disks int) *layout {
 		l.disks = append(l.disks, path)
 	}
 	return l
+}
+
+// byUEFI gives it UEFI firmware, which finds a disk that is there by the entry
+// the installer made for it.
+func (l *layout) byUEFI(t *testing.T) *layout {
+	l.vars = filepath.Join(t.TempDir(), "vars.fd")
+	return l
+}
+
+// machine is the node's machine without its drives.
+func (l *layout) machine() vm.Config {
+	c := l.config(l.img)
+	if l.vars != "" {
+		c.Firmware, c.Vars = vm.OVMF, l.vars
+	}
+	return c
 }
 
 // install installs on all disks with the tests' answer, changed by pairs of
@@ -61,7 +78,7 @@ func (l *layout) tryInstall(ctx context.Context, t *testing.T, said io.Writer, c
 		t.Fatal(err)
 	}
 	defer log.Close()
-	c := l.config(l.img)
+	c := l.machine()
 	c.Disks, c.Said = attached(l.disks[1:]), said
 	answer := strings.NewReplacer(changes...).Replace(string(answerFile(t)))
 	return node.Install(ctx, c, l.img.path, l.disks[0], []byte(answer), log)
@@ -92,7 +109,7 @@ func attached(paths []string) []vm.Disk {
 // start boots from these disks and logs in.
 func (l *layout) start(t *testing.T, disks ...string) {
 	t.Helper()
-	c := l.config(l.img)
+	c := l.machine()
 	c.Disks = attached(disks)
 	l.Machine = vm.Run(t, c)
 	l.login(t)
@@ -123,7 +140,7 @@ func (l *layout) cut(t *testing.T) {
 // rescue boots the medium's rescue entry, which mounts the volumes read-only.
 func (l *layout) rescue(t *testing.T) {
 	t.Helper()
-	c := l.config(l.img)
+	c := l.machine()
 	c.Media, c.Disks = []vm.Medium{{Path: l.img.path}}, attached(l.disks)
 	m := vm.Run(t, c)
 	ctx := within(t, node.BootTime)
@@ -155,7 +172,7 @@ const (
 
 // TestLayoutXFS: state and local on XFS, which survives a power cut.
 func TestLayoutXFS(t *testing.T) {
-	l := newLayout(t, 1)
+	l := newLayout(t, 1).byUEFI(t)
 	l.install(t, `"ext4"`, `"xfs"`)
 	l.start(t, l.disks...)
 	l.want(t, "file systems", volumes, "/var xfs\n/var/lib/vz xfs")
@@ -184,7 +201,7 @@ func (l *layout) cutOff(t *testing.T, text string, changes ...string) {
 		t.Fatalf("the first try: %v", err)
 	}
 	l.install(t, changes...)
-	c := l.config(l.img)
+	c := l.machine()
 	volume := filepath.Join(t.TempDir(), "answer.iso")
 	if err := node.AnswerVolume(t.Context(), volume, []byte(strings.NewReplacer(changes...).Replace(string(answerFile(t))))); err != nil {
 		t.Fatal(err)
@@ -262,14 +279,14 @@ func TestLayoutAdopt(t *testing.T) {
 // TestLayoutReplace: a disk of a mirror is replaced by a blank one, and the new
 // one starts the node without the other. The first start runs a program once.
 func TestLayoutReplace(t *testing.T) {
-	l := newLayout(t, 2)
+	l := newLayout(t, 2).byUEFI(t)
 	l.LAN.DNS(webName, webAddress)
 	l.serve(t, webAddress.String()+":80", http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		io.WriteString(w, "#!/bin/sh\necho once >> /var/lib/vz/program; echo it runs\n")
 	}))
 	l.install(t, `disk-list = ["vda"]`, "disk-list = [\"vda\", \"vdb\"]\nlvm.hdsize = 20\n[joist.disk]\nraid = \"raid1\"\n[first-boot]\nsource = \"from-url\"\nurl = \"http://"+webName+"/program\"")
-	blank := l.replace(t, func() { l.want(t, "mirror", mirrorHas, "2\n0\nvda5\nvdb5") })
-	l.start(t, blank)
+	l.replace(t, 2, func() { l.want(t, "mirror", mirrorHas, "2\n0\nvda5\nvdb5") })
+	l.start(t, l.disks[1])
 	l.want(t, "mirror on the new disk", mirrorHas, "2\n1\nvda5")
 	l.want(t, "files of before", "cat /var/lib/vz/both /var/lib/vz/program", "both\nonce")
 	l.want(t, "attributes of the boot partition", espMarks, "0000000000000000")
@@ -280,15 +297,15 @@ func TestLayoutReplace(t *testing.T) {
 // replaceTime is for copying a whole mirror, empty as it is.
 const replaceTime = 20 * time.Minute
 
-// replace starts a node without its second disk, puts a blank one in its place
-// and switches the node off.
-func (l *layout) replace(t *testing.T, whole func()) (blank string) {
+// replace puts a blank disk in the place of the n-th, counted from 1, replaces
+// it and switches the node off.
+func (l *layout) replace(t *testing.T, n int, whole func()) {
 	t.Helper()
-	blank = filepath.Join(t.TempDir(), "blank.qcow2")
-	if err := vm.CreateDisk(t.Context(), blank, node.DiskSize); err != nil {
+	l.disks[n-1] = filepath.Join(t.TempDir(), "blank.qcow2")
+	if err := vm.CreateDisk(t.Context(), l.disks[n-1], node.DiskSize); err != nil {
 		t.Fatal(err)
 	}
-	l.start(t, l.disks[0], blank)
+	l.start(t, l.disks...)
 	says := func(command, text string) {
 		t.Helper()
 		l.until(t, text, func(ctx context.Context) error {
@@ -303,7 +320,7 @@ func (l *layout) replace(t *testing.T, whole func()) (blank string) {
 	says("joist node first-boot | tail -n 1 | tr -s ' '", "erase secrets done")
 	l.run(t, "joist node check && echo both > /var/lib/vz/both")
 	begun := time.Now()
-	out, err := l.try(within(t, replaceTime), t, "joist node disk list; joist node disk replace missing vdb 2>&1; joist node disk list")
+	out, err := l.try(within(t, replaceTime), t, "joist node disk list; joist node disk replace missing vd"+string(rune('a'+n-1))+" 2>&1; joist node disk list")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -311,5 +328,4 @@ func (l *layout) replace(t *testing.T, whole func()) (blank string) {
 	whole()
 	l.want(t, "alerts", "joist node alerts", "")
 	l.off(t)
-	return blank
 }

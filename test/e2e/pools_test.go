@@ -57,7 +57,7 @@ ls /dev | grep -c '^zd' || true`
 // TestLayoutZFS: guests run from volumes of the pool, which survives a power
 // cut, and are still there after the node was installed over.
 func TestLayoutZFS(t *testing.T) {
-	l := newLayout(t, 1)
+	l := newLayout(t, 1).byUEFI(t)
 	l.install(t, l.onZFS("raid0", "")...)
 	l.start(t, l.disks...)
 	l.want(t, "file systems", volumes, onPool)
@@ -158,18 +158,18 @@ func TestLayoutZFSMirror(t *testing.T) {
 }
 
 // survives installs on that many disks and starts without some of them, as the
-// lists say.
+// lists say; then the second is replaced by a blank one, and the first pulled.
 func survives(t *testing.T, raid string, disks int, losses ...[]int) {
-	l := newLayout(t, disks)
+	l := newLayout(t, disks).byUEFI(t)
 	l.install(t, l.onZFS(raid, "")...)
 	l.start(t, l.disks...)
 	l.want(t, "pool", poolState, "ONLINE")
 	l.want(t, "file systems", volumes, onPool)
 	l.run(t, "head -c 20M /dev/urandom > /var/lib/vz/file; sha256sum < /var/lib/vz/file > /var/lib/vz/sum")
 	l.off(t)
-	for _, lost := range losses {
+	lacks := func(what string, lost ...int) {
+		t.Helper()
 		l.start(t, l.without(t, lost...)...)
-		what := fmt.Sprintf("without %v", lost)
 		l.want(t, "pool "+what, poolState, "DEGRADED")
 		l.want(t, "file "+what, "sha256sum < /var/lib/vz/file | cmp - /var/lib/vz/sum && echo same", "same")
 		if _, err := l.WaitFor(within(t, time.Minute), poolSays); err != nil {
@@ -177,6 +177,11 @@ func survives(t *testing.T, raid string, disks int, losses ...[]int) {
 		}
 		l.cut(t)
 	}
+	for _, lost := range losses {
+		lacks(fmt.Sprintf("without %v", lost), lost...)
+	}
+	l.replace(t, 2, func() { l.want(t, "pool", poolState, "ONLINE") })
+	lacks("with a new second disk, without the first", 1)
 }
 
 func TestLayoutZ10(t *testing.T) {
@@ -192,10 +197,10 @@ func TestLayoutZ3(t *testing.T) {
 
 // TestLayoutReplaceZFS: the same in a pool.
 func TestLayoutReplaceZFS(t *testing.T) {
-	l := newLayout(t, 2)
+	l := newLayout(t, 2).byUEFI(t)
 	l.install(t, l.onZFS("raid1", "")...)
-	blank := l.replace(t, func() { l.want(t, "pool", poolState, "ONLINE") })
-	l.start(t, blank)
+	l.replace(t, 2, func() { l.want(t, "pool", poolState, "ONLINE") })
+	l.start(t, l.disks[1])
 	l.want(t, "pool on the new disk", poolState, "DEGRADED")
 	l.want(t, "a file of before", "cat /var/lib/vz/both", "both")
 	l.cut(t)
