@@ -86,6 +86,9 @@ func (p Pool) status(ctx context.Context) (leaves []leaf, done, of int64, err er
 	}
 	var walk func(v vdev, replacing string)
 	walk = func(v vdev, replacing string) {
+		if v.State == "CANT_OPEN" { // what the text of zpool-status(8) calls so
+			v.State = "UNAVAIL"
+		}
 		if len(v.Below) == 0 && (v.Type == "disk" || v.Type == "file") {
 			leaves = append(leaves, leaf{v, replacing})
 		}

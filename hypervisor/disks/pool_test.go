@@ -25,7 +25,7 @@ const zpoolText = `{"output_version":{"command":"zpool status","vers_major":0,"v
 
 func device(path, state string, guid uint64) string {
 	name := path
-	if state == "UNAVAIL" { // goes by its GUID, and by where it was
+	if state == "CANT_OPEN" { // goes by its GUID, and by where it was
 		name = fmt.Sprint(guid)
 	}
 	return fmt.Sprintf(`"%s":{"name":"%s","vdev_type":"disk","guid":%d,"path":"%s","state":"%s"}`, name, name, guid, path, state)
@@ -57,9 +57,11 @@ func TestPoolReplace(t *testing.T) {
 		want string
 		err  string
 	}{
-		"gone": {zpool{second: "UNAVAIL", where: "/dev/sda5"}, "", "replace rpool 18446744073709551614 /dev/sdc5", ""},
+		"gone": {zpool{second: "CANT_OPEN", where: "/dev/sda5"}, "", "replace rpool 18446744073709551614 /dev/sdc5", ""},
+		// the new disk has its name now
+		"gone, by the new name": {zpool{second: "CANT_OPEN", where: "/dev/sdc5"}, "", "replace rpool 18446744073709551614 /dev/sdc5", ""},
 		// another disk has its name now
-		"gone, by the name":  {zpool{second: "UNAVAIL", where: "/dev/sdb5"}, "/dev/sdb5", "", "has no device /dev/sdb5"},
+		"gone, by the name":  {zpool{second: "CANT_OPEN", where: "/dev/sdb5"}, "/dev/sdb5", "", "has no device /dev/sdb5"},
 		"there":              {zpool{second: "ONLINE", where: "/dev/sdb5"}, "/dev/sdb5", "replace rpool 18446744073709551614 /dev/sdc5", ""},
 		"nothing is gone":    {zpool{second: "ONLINE", where: "/dev/sdb5"}, "", "", "that is missing"},
 		"begun before":       {zpool{second: "ONLINE", where: "/dev/sdb5", states: []string{"replacing", "replacing", "ONLINE"}}, "/dev/sdb5", "", ""},
@@ -94,7 +96,7 @@ func TestPoolReplace(t *testing.T) {
 }
 
 func TestPoolMembers(t *testing.T) {
-	z := &zpool{second: "UNAVAIL", where: "/dev/sda5"}
+	z := &zpool{second: "CANT_OPEN", where: "/dev/sda5"}
 	p := Pool{Name: "rpool", Run: z, Proc: t.TempDir()}
 	ms, err := p.Members(t.Context())
 	want := []Member{{Device: "/dev/sda5", Whole: true, State: "online"}, {State: "unavail"}}

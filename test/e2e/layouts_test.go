@@ -320,9 +320,9 @@ func (l *layout) replace(t *testing.T, n int, whole func()) {
 	says("joist node first-boot | tail -n 1 | tr -s ' '", "erase secrets done")
 	l.run(t, "joist node check && echo both > /var/lib/vz/both")
 	begun := time.Now()
-	out, err := l.try(within(t, replaceTime), t, "joist node disk list; joist node disk replace missing vd"+string(rune('a'+n-1))+" 2>&1; joist node disk list")
+	out, err := l.try(within(t, replaceTime), t, "joist node disk list && joist node disk replace missing vd"+string(rune('a'+n-1))+" 2>&1 && joist node disk list")
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("%v\n%s", err, out)
 	}
 	t.Logf("replaced in %v\n%s", time.Since(begun).Round(time.Second), out)
 	whole()
