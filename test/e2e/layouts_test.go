@@ -24,6 +24,8 @@ type layout struct {
 	img   isoImage
 	disks []string
 	vars  string // what UEFI firmware keeps, "" for BIOS
+	// sector is the disks' logical sector size in bytes, 0 for 512.
+	sector int
 }
 
 // newLayout makes empty disks.
@@ -79,9 +81,9 @@ func (l *layout) tryInstall(ctx context.Context, t *testing.T, said io.Writer, c
 	}
 	defer log.Close()
 	c := l.machine()
-	c.Disks, c.Said = attached(l.disks[1:]), said
+	c.Disks, c.Said = l.attached(l.disks), said
 	answer := strings.NewReplacer(changes...).Replace(string(answerFile(t)))
-	return node.Install(ctx, c, l.img.path, l.disks[0], []byte(answer), log)
+	return node.Install(ctx, c, l.img.path, "", []byte(answer), log)
 }
 
 // cutter takes the power away when the console says a text.
@@ -106,11 +108,20 @@ func attached(paths []string) []vm.Disk {
 	return out
 }
 
+// attached are disks as the machine has them.
+func (l *layout) attached(paths []string) []vm.Disk {
+	out := attached(paths)
+	for i := range out {
+		out[i].SectorSize = l.sector
+	}
+	return out
+}
+
 // start boots from these disks and logs in.
 func (l *layout) start(t *testing.T, disks ...string) {
 	t.Helper()
 	c := l.machine()
-	c.Disks = attached(disks)
+	c.Disks = l.attached(disks)
 	l.Machine = vm.Run(t, c)
 	l.login(t)
 }
@@ -186,6 +197,22 @@ func TestLayoutXFS(t *testing.T) {
 	l.rescue(t) // with a log that is not replayed
 }
 
+// TestLayout4Kn: a disk whose logical sectors have 4096 bytes.
+func TestLayout4Kn(t *testing.T) {
+	l := newLayout(t, 1).byUEFI(t)
+	l.sector = 4096
+	l.install(t)
+	l.start(t, l.disks...)
+	l.want(t, "sectors", "cat /sys/block/vda/queue/logical_block_size", "4096")
+	l.want(t, "file systems", volumes, "/var ext4\n/var/lib/vz ext4")
+	l.want(t, "boot parts", "joist node disk list | awk 'NR == 2 {print $1}'", "/dev/vda")
+	l.want(t, "alerts", "joist node alerts", "")
+	l.run(t, "echo kept > /var/lib/vz/kept; sync")
+	l.cut(t)
+	l.start(t, l.disks...)
+	l.want(t, "a file that was written out", "cat /var/lib/vz/kept", "kept")
+}
+
 // TestLayoutCutOff: an installation that lost power is begun anew by the next
 // unattended start, with the same answer, and one that did not is started.
 func TestLayoutCutOff(t *testing.T) {
@@ -206,7 +233,7 @@ func (l *layout) cutOff(t *testing.T, text string, changes ...string) {
 	if err := node.AnswerVolume(t.Context(), volume, []byte(strings.NewReplacer(changes...).Replace(string(answerFile(t))))); err != nil {
 		t.Fatal(err)
 	}
-	c.Media, c.Disks = []vm.Medium{{Path: l.img.path}, {Path: volume}}, attached(l.disks)
+	c.Media, c.Disks = []vm.Medium{{Path: l.img.path}, {Path: volume}}, l.attached(l.disks)
 	l.Machine = vm.Run(t, c)
 	if err := node.ChooseUnattended(within(t, node.BootTime), l.Machine); err != nil {
 		t.Fatal(err)

@@ -113,7 +113,7 @@ type Times struct {
 
 // Install puts a node onto disk, an image that exists, and returns when the
 // installer has restarted the machine. c is the machine without its drives, or
-// with the disks that come behind the first.
+// with the disks that come behind the first, or with all and disk is "".
 func Install(ctx context.Context, c vm.Config, iso, disk string, answer []byte, said io.Writer) error {
 	_, err := Timed(ctx, c, iso, disk, answer, said)
 	return err
@@ -140,7 +140,9 @@ func timed(ctx context.Context, c vm.Config, iso, disk string, answer []byte, sa
 	}
 	c.Dir, c.NoReboot = dir, true
 	c.Media = []vm.Medium{{Path: iso}, {Path: volume}}
-	c.Disks = append([]vm.Disk{{Path: disk}}, c.Disks...)
+	if disk != "" {
+		c.Disks = append([]vm.Disk{{Path: disk}}, c.Disks...)
+	}
 	m, err := vm.Start(ctx, c)
 	if err != nil {
 		return t, err
