@@ -159,7 +159,7 @@ func TestLayoutZFSMirror(t *testing.T) {
 
 // survives installs on that many disks and starts without some of them, as the
 // lists say; then the second is replaced by a blank one, and the first pulled.
-func survives(t *testing.T, raid string, disks int, losses ...[]int) {
+func survives(t *testing.T, raid string, disks int, losses ...[]int) *layout {
 	l := newLayout(t, disks).byUEFI(t)
 	l.install(t, l.onZFS(raid, "")...)
 	l.start(t, l.disks...)
@@ -182,12 +182,15 @@ func survives(t *testing.T, raid string, disks int, losses ...[]int) {
 	}
 	l.replace(t, 2, func() { l.want(t, "pool", poolState, "ONLINE") })
 	lacks("with a new second disk, without the first", 1)
+	return l
 }
 
 func TestLayoutZ10(t *testing.T) {
 	survives(t, "raid10", 4, []int{1}, []int{2}, []int{3}, []int{4}, []int{2, 3})
 }
-func TestLayoutZ1(t *testing.T) { survives(t, "raidz-1", 3, []int{1}, []int{2}, []int{3}) }
+func TestLayoutZ1(t *testing.T) {
+	survives(t, "raidz-1", 3, []int{1}, []int{2}, []int{3}).rescue(t)
+}
 func TestLayoutZ2(t *testing.T) {
 	survives(t, "raidz-2", 4, []int{1}, []int{2}, []int{3}, []int{4}, []int{1, 2})
 }
