@@ -24,8 +24,7 @@ const (
 type opened struct {
 	name    string
 	members []pool.Member
-	without []string // members that must not take part, by path
-	why     []string
+	apart   []pool.Member // must not take part
 }
 
 // openPool opens the node's pool once its devices are there, or enough of them.
@@ -41,7 +40,7 @@ func (s *system) openPool(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	ms, why, err := agreeing(all)
+	ms, apart, err := agreeing(all)
 	if err != nil {
 		return err
 	}
@@ -49,29 +48,31 @@ func (s *system) openPool(ctx context.Context) error {
 		s.log.Printf("          the pool opens without %d of its disks, which did not appear in %v", n, poolWait)
 	}
 	s.log.Printf("          data is in pool %s", ms[0].Name)
-	if err := pool.Import(ctx, s.run, s.opt.Pool, ms); err != nil {
+	if err := pool.Import(ctx, s.run, s.opt.Pool, ms, apart); err != nil {
 		return err
 	}
-	s.pool = opened{name: ms[0].Name, members: ms, why: why}
-	for _, m := range all {
-		if !slices.ContainsFunc(ms, func(o pool.Member) bool { return o.Path == m.Path }) {
-			s.pool.without = append(s.pool.without, m.Path)
-		}
+	s.pool = opened{name: ms[0].Name, members: ms, apart: apart}
+	if err := pool.KeepOut(ctx, s.run, apart); err != nil {
+		s.log.Printf("          %v", err) // they are out of it as things are
 	}
 	return nil
 }
 
 // agreeing are the members that the pool can be opened with.
-func agreeing(all []pool.Member) (ms []pool.Member, why []string, err error) {
-	ms, why = pool.Agreeing(all)
+func agreeing(all []pool.Member) (ms, apart []pool.Member, err error) {
+	ms, apart = pool.Agreeing(all)
 	switch {
 	case len(all) == 0:
 		err = errors.New("open the pool: none of its disks can be read")
 	case len(ms) == 0:
+		var why []string
+		for _, m := range apart {
+			why = append(why, m.Apart())
+		}
 		err = errors.New("open the pool: its disks were used without each other and are equally new; disconnect those whose changes may be lost: " +
 			strings.Join(why, "; "))
 	}
-	return ms, why, err
+	return ms, apart, err
 }
 
 // poolMembers waits for the pool's devices: for all that took part last, from
@@ -107,8 +108,8 @@ func (s *system) tendPool(ctx context.Context) error {
 	if p := pool.Problem("/proc", s.pool.name); p != "" {
 		s.log.Printf("          %s", p)
 	}
-	for _, w := range s.pool.why {
-		err = errors.Join(err, errors.New(w))
+	for _, m := range s.pool.apart {
+		err = errors.Join(err, errors.New(m.Apart()))
 	}
 	return err
 }
@@ -116,7 +117,7 @@ func (s *system) tendPool(ctx context.Context) error {
 // late are the members that were not there when the pool was opened.
 func (o opened) late(ms []pool.Member) []pool.Member {
 	return slices.DeleteFunc(ms, func(m pool.Member) bool {
-		return slices.Contains(o.without, m.Path) || slices.ContainsFunc(o.members, func(x pool.Member) bool { return x.Path == m.Path })
+		return slices.ContainsFunc(slices.Concat(o.members, o.apart), func(x pool.Member) bool { return x.Path == m.Path })
 	})
 }
 

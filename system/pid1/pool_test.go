@@ -52,7 +52,7 @@ func TestPoolMembers(t *testing.T) {
 }
 
 func TestLate(t *testing.T) {
-	o := opened{members: []pool.Member{raidz1(1)}, without: []string{raidz1(2).Path}}
+	o := opened{members: []pool.Member{raidz1(1)}, apart: []pool.Member{raidz1(2)}}
 	if ms := o.late([]pool.Member{raidz1(1), raidz1(2), raidz1(3)}); len(ms) != 1 || ms[0].GUID != 3 {
 		t.Errorf("%v", ms)
 	}

@@ -172,14 +172,14 @@ func (f found) volumes(ctx context.Context, r run.Runner) ([]rescued, error) {
 
 // datasets opens the pool. Guests' volumes get no devices (zfs(4)).
 func (f found) datasets(ctx context.Context, r run.Runner) ([]rescued, error) {
-	ms, _, err := agreeing(f.poolMembers)
+	ms, apart, err := agreeing(f.poolMembers)
 	if err != nil {
 		return nil, err
 	}
 	if err := pool.Load(ctx, r, pool.NoVolumes); err != nil {
 		return nil, err
 	}
-	if err := pool.Look(ctx, r, f.pool, ms, rescueDir); err != nil {
+	if err := pool.Look(ctx, r, f.pool, ms, apart, rescueDir); err != nil {
 		return nil, err
 	}
 	name := ms[0].Name

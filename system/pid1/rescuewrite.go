@@ -65,14 +65,14 @@ func isNode() bool {
 // do it.
 func (f found) state(ctx context.Context, r run.Runner, say func(string)) (source, fs string, err error) {
 	if f.pool != "" {
-		ms, _, err := agreeing(f.poolMembers)
+		ms, apart, err := agreeing(f.poolMembers)
 		if err != nil {
 			return "", "", err
 		}
 		if err := pool.Load(ctx, r, pool.NoVolumes); err != nil {
 			return "", "", err
 		}
-		return ms[0].Name + "/state", "zfs", pool.Repair(ctx, r, f.pool, ms, rescueDir)
+		return ms[0].Name + "/state", "zfs", pool.Repair(ctx, r, f.pool, ms, apart, rescueDir)
 	}
 	dev := f.data.Path()
 	if f.array != "" {

@@ -197,22 +197,27 @@ func Enough(ms []Member) bool {
 // changes that the other knows nothing of, and the pool goes on with the newer
 // ones. Of a mirror's sides that are equally new one is taken, at every start
 // the same. Where the pool is spread over several vdevs nothing says which sides
-// belong together, and neither is taken: none may be left. why says it of those
-// that stay out.
-func Agreeing(ms []Member) (out []Member, why []string) {
+// belong together, and neither is taken: none may be left. Those of apart stay
+// out.
+func Agreeing(ms []Member) (out, apart []Member) {
 	for _, m := range ms {
-		if !slices.ContainsFunc(ms, func(o Member) bool { return apart(o, m) && goesOn(ms, o, m) }) {
+		if slices.ContainsFunc(ms, func(o Member) bool { return parted(o, m) && goesOn(ms, o, m) }) {
+			apart = append(apart, m)
+		} else {
 			out = append(out, m)
-			continue
 		}
-		why = append(why, fmt.Sprintf("%s was used without the other disks meanwhile and stays out of the pool; to give up what it holds: "+
-			"zpool labelclear -f %s && zpool replace %s %d %s", m.Path, m.Path, m.Name, m.GUID, m.Path))
 	}
-	return out, why
+	return out, apart
 }
 
-// apart says whether each was used without the other.
-func apart(a, b Member) bool {
+// Apart says of one that was used without the others why it stays out.
+func (m Member) Apart() string {
+	return fmt.Sprintf("%s was used without the other disks meanwhile and stays out of the pool; to give up what it holds: "+
+		"zpool labelclear -f %s && zpool replace %s %d %s", m.Path, m.Path, m.Name, m.GUID, m.Path)
+}
+
+// parted says whether each was used without the other.
+func parted(a, b Member) bool {
 	misses := func(m Member, guid uint64) (yes bool) {
 		m.Top.leaves(func(l Node) { yes = yes || l.GUID == guid && l.Gone })
 		return yes
@@ -227,7 +232,7 @@ func goesOn(ms []Member, o, m Member) bool {
 	}
 	side := func(m Member) (highest uint64) {
 		for _, x := range ms {
-			if x.Txg == m.Txg && x.Top.GUID == m.Top.GUID && !apart(x, m) {
+			if x.Txg == m.Txg && x.Top.GUID == m.Top.GUID && !parted(x, m) {
 				highest = max(highest, x.GUID)
 			}
 		}
@@ -246,22 +251,45 @@ func Load(ctx context.Context, r run.Runner, options ...string) error {
 
 // Import opens the pool of the members, and no other device is looked at. It
 // mounts nothing.
-func Import(ctx context.Context, r run.Runner, guid string, ms []Member) error {
-	return open(ctx, r, guid, ms)
+func Import(ctx context.Context, r run.Runner, guid string, ms, apart []Member) error {
+	return open(ctx, r, guid, ms, apart)
+}
+
+// KeepOut has the opened pool not take those apart until a person says so,
+// whatever else makes it look for its devices again.
+func KeepOut(ctx context.Context, r run.Runner, apart []Member) error {
+	var errs []error
+	for _, m := range apart {
+		if _, err := r.Run(ctx, run.Cmd{Path: "zpool", Args: []string{"offline", m.Name, strconv.FormatUint(m.GUID, 10)}}); err != nil {
+			errs = append(errs, fmt.Errorf("keep %s out of the pool: %w", m.Path, err))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // Look opens it for reading only, whoever used it last; a log that needs to be
 // replayed stays as it is.
-func Look(ctx context.Context, r run.Runner, guid string, ms []Member, root string) error {
-	return open(ctx, r, guid, ms, "-f", "-o", "readonly=on", "-R", root)
+func Look(ctx context.Context, r run.Runner, guid string, ms, apart []Member, root string) error {
+	return open(ctx, r, guid, ms, apart, "-f", "-o", "readonly=on", "-R", root)
 }
 
 // Repair opens the pool for writing on a machine that it does not belong to.
-func Repair(ctx context.Context, r run.Runner, guid string, ms []Member, root string) error {
-	return open(ctx, r, guid, ms, "-f", "-R", root)
+func Repair(ctx context.Context, r run.Runner, guid string, ms, apart []Member, root string) error {
+	return open(ctx, r, guid, ms, apart, "-f", "-R", root)
 }
 
-func open(ctx context.Context, r run.Runner, guid string, ms []Member, more ...string) error {
+// open opens the pool with the device nodes of those apart away: the kernel looks
+// not only at what it is given, but also where the pool's other devices were, and
+// takes any that has the right label. Resilvering would then write over what such
+// a one holds, and leave wrong copies of whatever only it had freed.
+func open(ctx context.Context, r run.Runner, guid string, ms, apart []Member, more ...string) (err error) {
+	for _, m := range apart {
+		away := filepath.Join(filepath.Dir(m.Path), "."+filepath.Base(m.Path)+".apart")
+		if err := os.Rename(m.Path, away); err != nil {
+			return fmt.Errorf("open pool %s without %s: %w", guid, m.Path, err)
+		}
+		defer func() { err = errors.Join(err, os.Rename(away, m.Path)) }()
+	}
 	args := append([]string{"import", "-N", "-o", "cachefile=none"}, more...)
 	for _, m := range ms {
 		args = append(args, "-d", m.Path)

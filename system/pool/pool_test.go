@@ -175,13 +175,13 @@ func TestWaiting(t *testing.T) {
 func TestAgreeing(t *testing.T) {
 	gone := []string{"not_present"}
 	a, b := of(1, 8, 1, mirrored(nil, gone)), of(2, 9, 1, mirrored(gone, nil))
-	ms, why := Agreeing([]Member{a, b})
-	if len(ms) != 1 || ms[0].GUID != 2 || len(why) != 1 || !strings.Contains(why[0], "/dev/vda5 was used without") || !strings.Contains(why[0], "zpool replace rpool 1 /dev/vda5") {
-		t.Errorf("%v %q", ms, why)
+	ms, out := Agreeing([]Member{a, b})
+	if len(ms) != 1 || ms[0].GUID != 2 || len(out) != 1 || !strings.Contains(out[0].Apart(), "/dev/vda5 was used without") || !strings.Contains(out[0].Apart(), "zpool replace rpool 1 /dev/vda5") {
+		t.Errorf("%v %v", ms, out)
 	}
 	for _, ok := range [][]Member{{of(1, 5, 1, mirrored(nil, nil)), b}, {a}, {of(1, 5, 1, mirrored(nil, nil)), of(2, 5, 1, mirrored(nil, nil))}} {
-		if ms, why := Agreeing(ok); len(ms) != len(ok) || why != nil {
-			t.Errorf("%v: %q", ok, why)
+		if ms, out := Agreeing(ok); len(ms) != len(ok) || out != nil {
+			t.Errorf("%v: %v", ok, out)
 		}
 	}
 }
@@ -201,21 +201,62 @@ func TestAgreeingEquals(t *testing.T) {
 		"pairs, newer":  {[]Member{of(1, 10, 1, a), of(2, 10, 1, a), of(3, 9, 1, b), of(4, 9, 1, b)}, "[1 2]"},
 		"several vdevs": {[]Member{of(1, 9, 2, mirrored(nil, gone)), of(2, 9, 2, mirrored(gone, nil))}, "[]"},
 	} {
-		got, why := Agreeing(c.ms)
+		got, out := Agreeing(c.ms)
 		guids := []uint64{}
 		for _, m := range got {
 			guids = append(guids, m.GUID)
 		}
-		if fmt.Sprint(guids) != c.want || len(got)+len(why) != len(c.ms) {
-			t.Errorf("%s: %v, want %s (%q)", name, guids, c.want, why)
+		if fmt.Sprint(guids) != c.want || len(got)+len(out) != len(c.ms) {
+			t.Errorf("%s: %v, want %s (%v)", name, guids, c.want, out)
 		}
+	}
+}
+
+// The kernel must not find a device that stays out where it remembers it. It is
+// there again afterwards, whether the pool was opened or not.
+func TestImportApart(t *testing.T) {
+	dir := t.TempDir()
+	in, out := Member{Path: filepath.Join(dir, "vda5"), Name: "rpool", GUID: 1}, Member{Path: filepath.Join(dir, "vdb5"), Name: "rpool", GUID: 2}
+	for _, m := range []Member{in, out} {
+		if err := os.WriteFile(m.Path, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, fails := range []error{nil, errors.New("no such device")} {
+		seen := 0
+		r := &run.Script{Answer: func(run.Cmd) ([]byte, error) {
+			if _, err := os.Stat(in.Path); err == nil {
+				seen++
+			}
+			if _, err := os.Stat(out.Path); err == nil {
+				seen += 10
+			}
+			return nil, fails
+		}}
+		if err := Import(t.Context(), r, "77", []Member{in}, []Member{out}); (err == nil) != (fails == nil) || seen != 1 {
+			t.Errorf("%v, saw %d", err, seen)
+		}
+		if _, err := os.Stat(out.Path); err != nil {
+			t.Error(err)
+		}
+	}
+	gone := Member{Path: filepath.Join(dir, "vdc5")}
+	r := &run.Script{}
+	if err := Import(t.Context(), r, "77", []Member{in}, []Member{out, gone}); err == nil || len(r.Calls()) != 0 {
+		t.Errorf("%v, ran %q", err, r.Calls())
+	}
+	if _, err := os.Stat(out.Path); err != nil {
+		t.Error(err)
+	}
+	if err := KeepOut(t.Context(), r, []Member{out}); err != nil || strings.Join(r.Calls(), "\n") != "zpool offline rpool 2" {
+		t.Errorf("%v, ran %q", err, r.Calls())
 	}
 }
 
 func TestCommands(t *testing.T) {
 	r := &run.Script{}
 	ms := []Member{{Path: "/dev/vda5", GUID: 1}, {Path: "/dev/vdb5", GUID: 2}}
-	err := errors.Join(Load(t.Context(), r), Load(t.Context(), r, NoVolumes), Import(t.Context(), r, "77", ms), Look(t.Context(), r, "77", ms[:1], "/mnt"),
+	err := errors.Join(Load(t.Context(), r), Load(t.Context(), r, NoVolumes), Import(t.Context(), r, "77", ms, nil), Look(t.Context(), r, "77", ms[:1], nil, "/mnt"),
 		Return(t.Context(), r, "rpool", ms[1:]), Export(t.Context(), r, "rpool"))
 	want := `modprobe zfs
 modprobe zfs zvol_inhibit_dev=1
@@ -227,7 +268,7 @@ zpool export rpool`
 		t.Errorf("%v, ran\n%s", err, got)
 	}
 	r.Answer = func(run.Cmd) ([]byte, error) { return nil, errors.New("no such device") }
-	for what, err := range map[string]error{"open pool 77": Import(t.Context(), r, "77", ms), "take /dev/vda5 back": Return(t.Context(), r, "rpool", ms), `close pool "rpool"`: Export(t.Context(), r, "rpool")} {
+	for what, err := range map[string]error{"open pool 77": Import(t.Context(), r, "77", ms, nil), "take /dev/vda5 back": Return(t.Context(), r, "rpool", ms), `close pool "rpool"`: Export(t.Context(), r, "rpool")} {
 		if err == nil || !strings.Contains(err.Error(), what) || !strings.Contains(err.Error(), "no such device") {
 			t.Error(err)
 		}
