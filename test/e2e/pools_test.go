@@ -171,7 +171,7 @@ func survives(t *testing.T, raid string, disks int, losses ...[]int) *layout {
 		t.Helper()
 		l.start(t, l.without(t, lost...)...)
 		l.want(t, "pool "+what, poolState, "DEGRADED")
-		l.want(t, "file "+what, "sha256sum < /var/lib/vz/file | cmp - /var/lib/vz/sum && echo same", "same")
+		l.want(t, "file "+what, `[ "$(sha256sum < /var/lib/vz/file)" = "$(cat /var/lib/vz/sum)" ] && echo same`, "same")
 		if _, err := l.WaitFor(within(t, time.Minute), poolSays); err != nil {
 			t.Errorf("%s: %v", what, err)
 		}
