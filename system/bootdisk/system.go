@@ -154,6 +154,10 @@ func (s System) Reconcile(ctx context.Context, say func(format string, args ...a
 				continue
 			}
 			c = Inspect(ctx, c.Disk, true)
+			if ctx.Err() != nil { // it was not read to its end
+				errs = append(errs, context.Cause(ctx))
+				break
+			}
 			if d := Compare(Inspect(ctx, ref.Disk, true), c); d.Any() {
 				errs = append(errs, fmt.Errorf("disk %s still differs: %s", c.Disk.Name, strings.Join(d.Text, "; ")))
 				continue
