@@ -1,12 +1,12 @@
 #!/bin/bash
-# Runs every fuzz target of the builder for FUZZTIME each (default 10m): all
-# that reads what others wrote, and the writers of images through their readers.
-# Arguments name packages instead of the builder's.
+# Runs every fuzz target of builder and installer for FUZZTIME each (default
+# 10m): all that reads what others wrote, and the writers of images through their
+# readers. Arguments name packages instead of these.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 packages=("$@")
-((${#packages[@]})) || packages=(./rootfs/... ./image/... ./iso/...)
+((${#packages[@]})) || packages=(./rootfs/... ./image/... ./iso/... ./installer/...)
 failed=0
 while read -r package; do
 	while read -r target; do

@@ -150,3 +150,51 @@ func FuzzLoad(f *testing.F) {
 		}
 	})
 }
+
+// The medium's file that names a server may have been written by anybody: what
+// passes can be used, and what does not is not quoted, as it may hold a token.
+func FuzzDecodeSource(f *testing.F) {
+	good, err := EncodeSource(Source{URL: "https://example.com/a?b=c", Fingerprint: strings.Repeat("ab", 32), Token: "name:secret"})
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(good)
+	f.Add([]byte("url = \"http://example.com\"\ntoken = \"a\"\n"))
+	f.Add([]byte("url = \"https://[::1\"\nother = 1"))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		s, fs := DecodeSource(b)
+		for _, x := range fs {
+			if x.Source != "" {
+				t.Errorf("the file is quoted: %q", x.Source)
+			}
+		}
+		if fs.Stops() {
+			return
+		}
+		u, err := WebAddress(s.URL)
+		if err != nil || u.Hostname() == "" || strings.ContainsAny(s.Token.Reveal(), "\r\n") {
+			t.Fatalf("%q passes: %v", s.URL, err)
+		}
+		text, err := EncodeSource(s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if again, _ := DecodeSource(text); again != s {
+			t.Errorf("%+v is read again as %+v", s, again)
+		}
+	})
+}
+
+// Properties come from devices, patterns from a file.
+func FuzzMatch(f *testing.F) {
+	f.Add("SAMSUNG*", "SAMSUNG_MZ7")
+	f.Add("[!a-c]?x", "dyx")
+	f.Add("/dev/disk/*", "/dev/disk/by-id/a")
+	f.Add("[", "[")
+	f.Fuzz(func(t *testing.T, pattern, v string) {
+		ok := Match(pattern, v)
+		if !strings.ContainsAny(pattern, `*?[]\`+"\x01/") && !strings.ContainsAny(v, "\x01/") && ok != (pattern == v) {
+			t.Errorf("%q without signs: %q matches: %v", pattern, v, ok)
+		}
+	})
+}

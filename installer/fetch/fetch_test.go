@@ -144,6 +144,32 @@ func FuzzReply(f *testing.F) {
 	})
 }
 
+// What the kernel's command line and DNS say is written by whoever may write
+// there: what passes is an address that can be asked.
+func FuzzSearch(f *testing.F) {
+	f.Add("auto", "", "https://example.com/a")
+	f.Add("https://example.com/a", strings.Repeat("ab", 32), "")
+	f.Add("partition:x", "", "http://[::1")
+	f.Fuzz(func(t *testing.T, word, fingerprint, record string) {
+		s, fs := ParseSearch(word, fingerprint)
+		if !fs.Stops() && s.Source.URL != "" {
+			if _, err := Request(t.Context(), s.Source, nil); err != nil {
+				t.Errorf("joist.answer=%q: %v", word, err)
+			}
+		}
+		x, err := fromTXT("example.com", []string{record}, []string{fingerprint})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if fs := x.Check(x.From); fs.Stops() {
+			return
+		}
+		if _, err := Request(t.Context(), x, nil); err != nil {
+			t.Errorf("record %q: %v", record, err)
+		}
+	})
+}
+
 const pin = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"
 
 func TestParseSearch(t *testing.T) {

@@ -251,6 +251,32 @@ func TestMergePaths(t *testing.T) {
 	}
 }
 
+// Disks answer what their makers wrote.
+func FuzzParseSMART(f *testing.F) {
+	f.Add([]byte(`{"smart_status":{"passed":true},"ata_smart_attributes":{"table":[{"id":5,"raw":{"value":3}},{"id":231,"value":40}]}}`))
+	f.Add([]byte(`{"smart_status":{"passed":false},"nvme_smart_health_information_log":{"percentage_used":255}}`))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		h, err := parseSMART(b)
+		if err != nil && (h != nil || err.Error() == "") {
+			t.Errorf("%+v %v", h, err)
+		}
+	})
+}
+
+// Udev's database holds what devices say of themselves.
+func FuzzUdev(f *testing.F) {
+	f.Add("E:ID_SERIAL=a=b\nS:disk/by-id/x\nE:\nE:=\n")
+	f.Fuzz(func(t *testing.T, text string) {
+		m := machine{t, t.TempDir()}
+		m.write("run/udev/data/b8:0", text)
+		for k, v := range (Machine{Root: m.root}).udev("b8:0") {
+			if strings.ContainsAny(k+v, "\n") || strings.Contains(k, "=") {
+				t.Errorf("%q = %q", k, v)
+			}
+		}
+	})
+}
+
 // What firmware stores is read whatever it is.
 func FuzzCertificates(f *testing.F) {
 	f.Add(append([]byte(x509Type), 48, 0, 0, 0, 0, 0, 0, 0, 20, 0, 0, 0))
