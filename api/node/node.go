@@ -227,13 +227,14 @@ type JoinRequest struct {
 // FirstBootRequest is a program that a node runs once, at its first start. The
 // installer leaves it; it is erased when the program has run.
 type FirstBootRequest struct {
-	URL         string `json:"url"`                   // where it is fetched
+	URL         string `json:"url,omitempty"`         // where it is fetched; "": the installer left it as ProgramFile
 	Fingerprint string `json:"fingerprint,omitempty"` // SHA-256 of its server's certificate
 	Ordering    string `json:"ordering"`              // one of the Ordering… constants
 }
 
 // The moments of a first start.
 const (
+	OrderingBefore  = "before-network" // the network waits until the program has ended
 	OrderingNetwork = "network-online"
 	OrderingUp      = "fully-up"
 )

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"log/slog"
 	"os"
@@ -14,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"joist/image/boot"
+	"joist/installer/answer"
 	"joist/installer/plan"
 	"joist/installer/probe"
 	"joist/internal/host"
@@ -78,5 +80,26 @@ func readImage(h *host.Host) (plan.Image, error) {
 	} else if !errors.Is(err, fs.ErrNotExist) {
 		return img, fmt.Errorf("read the medium: %w", err)
 	}
+	if img.Program, err = readProgram(h); err != nil {
+		return img, fmt.Errorf("read the medium: %w", err)
+	}
 	return img, nil
+}
+
+// readProgram reads the medium's first-boot program, a little more than it may
+// have: what is too large is a finding.
+func readProgram(h *host.Host) ([]byte, error) {
+	f, err := os.Open(h.Path(probe.MediumDir, "joist", answer.ProgramFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, answer.MaxProgram+1))
+	if b == nil {
+		b = []byte{}
+	}
+	return b, err
 }

@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"joist/api/node"
 	"joist/installer/answer"
 	"joist/installer/apply"
 	"joist/installer/fetch"
@@ -19,6 +20,7 @@ import (
 	"joist/installer/probe"
 	"joist/installer/wire"
 	"joist/internal/run"
+	"joist/system/firstboot"
 )
 
 // network is what the installer does to the machine's cards; installer/wire
@@ -148,6 +150,25 @@ func (s *session) sendReport(ctx context.Context, p plan.Plan, f probe.Facts) er
 		return err
 	}
 	return fetch.Send(ctx, p.Answer.Webhook, body, s.net.Dial, sleep)
+}
+
+// program fetches the first-boot program that the node could not: it runs
+// before the node has a network.
+func (s *session) program(ctx context.Context, p plan.Plan) ([]byte, error) {
+	s.say("Fetching the first-boot program.")
+	if _, err := s.net.Use(ctx, p.NIC.Name, staticOf(p.Answer)); err != nil {
+		return nil, fmt.Errorf("fetch the first-boot program: %w", err)
+	}
+	w := p.Answer.FirstBoot
+	text, err := firstboot.HTTP{Say: func(l string) { s.say("%s", l) }, Dial: s.net.Dial}.
+		Fetch(ctx, node.FirstBootRequest{URL: w.URL.Reveal(), Fingerprint: w.Fingerprint})
+	if err == nil {
+		err = answer.CheckProgram(text)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("get the first-boot program: %w; nothing was written", err)
+	}
+	return text, nil
 }
 
 // staticOf is how the answer says that the network is reached. What it says was

@@ -4,7 +4,11 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"io"
 	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httptest"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -121,4 +125,37 @@ func TestReportFails(t *testing.T) {
 	if out.Len() > 0 {
 		t.Errorf("a report that nobody asked for: %s", out.String())
 	}
+}
+
+// The program that runs before the network is fetched over the card that the
+// node will use, and looked at before anything is written.
+func TestFetchProgram(t *testing.T) {
+	text := "#!/bin/sh\n"
+	web := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, text) }))
+	defer web.Close()
+	var out bytes.Buffer
+	s := &session{net: wired{}, out: consoles{{name: "test", out: &out}}}
+	p := plan.Plan{Answer: answer.Answer{FirstBoot: answer.FirstBoot{Source: answer.FromURL, URL: answer.Secret(web.URL + "/x?key=s3cret"), Ordering: node.OrderingBefore}}}
+	if b, err := s.program(t.Context(), p); err != nil || string(b) != text {
+		t.Errorf("%q %v", b, err)
+	}
+	text = "<html>"
+	if _, err := s.program(t.Context(), p); err == nil || !strings.Contains(err.Error(), "nothing was written") || strings.Contains(err.Error()+out.String(), "s3cret") {
+		t.Errorf("%v, said %s", err, out.String())
+	}
+	s.net = noNetwork{}
+	if _, err := s.program(t.Context(), p); err == nil {
+		t.Error("fetched without a network")
+	}
+}
+
+// wired is this machine's network.
+type wired struct{ noNetwork }
+
+func (wired) Use(context.Context, string, wire.Static) (netip.Prefix, error) {
+	return netip.Prefix{}, nil
+}
+
+func (wired) Dial(ctx context.Context, network, addr string) (net.Conn, error) {
+	return (&net.Dialer{}).DialContext(ctx, network, addr)
 }

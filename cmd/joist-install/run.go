@@ -148,11 +148,11 @@ func (s *session) install(ctx context.Context) (int, error) {
 		return exitFailed, err
 	}
 	var p plan.Plan
+	id, err := plan.NewIdentity(rand.Reader)
+	if err != nil {
+		return exitFailed, err
+	}
 	if !fs.Stops() {
-		id, err := plan.NewIdentity(rand.Reader)
-		if err != nil {
-			return exitFailed, err
-		}
 		var more finding.List
 		p, more = plan.Make(f, s.answer, img, id)
 		fs = append(append(fs, more...), apply.Check(p)...)
@@ -178,6 +178,12 @@ func (s *session) install(ctx context.Context) (int, error) {
 		}
 	default:
 		fmt.Fprint(s.out, "\n"+p.Describe()+"\n")
+	}
+	if plan.Early(p.Answer.FirstBoot) {
+		if img.Fetched, err = s.program(ctx, p); err != nil {
+			return exitFailed, err
+		}
+		p, _ = plan.Make(f, s.answer, img, id) // the same, with one file more
 	}
 	if err := apply.Apply(ctx, s.h, p, s.out.sink()); err != nil {
 		return exitFailed, err

@@ -76,6 +76,7 @@ func buildCommand() *cobra.Command {
 
 	f.StringVar(&o.ModuleKey, "module-key", "", "RSA private key and its certificate (PEM `FILE`) that sign OpenZFS's modules for Secure Boot")
 	f.StringVar(&o.Answer, "answer", "", "answer `FILE` to put inside the ISO: it then installs unattended")
+	f.StringVar(&o.Program, "first-boot", "", "program `FILE` to put inside the ISO: nodes run it once, where the answer says [first-boot] source = \"from-iso\"")
 	f.StringVar(&o.From.URL, "answer-url", "", "`URL` of a server that gives the ISO's answer: it then installs unattended")
 	f.StringVar(&o.From.Fingerprint, "answer-fingerprint", "", "`SHA-256` of that server's certificate, which is then the only one trusted")
 	f.StringVar(&o.token, "answer-token-file", "", "`FILE` with the token for that server; it lies readable on the medium")
@@ -103,7 +104,7 @@ func (o *buildFlags) checkKinds(cmd *cobra.Command, args []string) error {
 			return fmt.Errorf("--%s asks a question and builds nothing: leave %q out", name, args[0])
 		}
 	}
-	for _, name := range []string{"answer", "answer-url", "answer-fingerprint", "answer-token-file"} {
+	for _, name := range []string{"answer", "answer-url", "answer-fingerprint", "answer-token-file", "first-boot"} {
 		if cmd.Flags().Changed(name) && !slices.Contains(kinds, build.ISO) {
 			return fmt.Errorf("--%s is for the ISO, which is not among %v", name, kinds)
 		}

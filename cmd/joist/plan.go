@@ -16,6 +16,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"joist/image/boot"
+	"joist/installer/answer"
 	"joist/installer/plan"
 	"joist/installer/probe"
 )
@@ -196,6 +197,9 @@ func imageOn(medium fs.FS) (plan.Image, error) {
 		}
 		if key, err := fs.ReadFile(medium, path.Join(dir, "boot", plan.ModuleCert)); err == nil {
 			img.ModuleKey = fmt.Sprintf("%x", sha256.Sum256(key))
+		}
+		if img.Program, err = fs.ReadFile(medium, path.Join("joist", answer.ProgramFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return img, err
 		}
 		return img, nil
 	}

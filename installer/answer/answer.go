@@ -165,6 +165,12 @@ type Webhook struct {
 	Token       Secret
 }
 
+// Sources of the first-boot program.
+const (
+	FromISO = "from-iso"
+	FromURL = "from-url"
+)
+
 // FirstBoot is [first-boot]: a program that the node runs once.
 type FirstBoot struct {
 	Source      string // "from-url" or "from-iso"

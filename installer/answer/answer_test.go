@@ -198,3 +198,16 @@ func FuzzMatch(f *testing.F) {
 		}
 	})
 }
+
+func TestCheckProgram(t *testing.T) {
+	for text, want := range map[string]string{
+		"#!/bin/sh\necho": "", "#! /usr/bin/env python3": "", "\x7fELF\x02": "",
+		"": "empty", "echo": "neither", "#!\n": "whole path", "#!sh\n": "whole path", "#!/bin/sh\r\necho\r\n": "Windows",
+		"#!/bin/sh\n" + strings.Repeat("#", MaxProgram): "1 MiB",
+	} {
+		err := CheckProgram([]byte(text))
+		if (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
+			t.Errorf("%.20q: %v", text, err)
+		}
+	}
+}

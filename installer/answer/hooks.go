@@ -57,9 +57,9 @@ func (c *checker) hooks() {
 	switch {
 	case !hasSource && (hasAddr || pinned || c.given(boot+"ordering", f.Ordering != "")):
 		c.missing(boot+"source", "add source = \"from-url\" or \"from-iso\"")
-	case f.Source == "from-url" && !hasAddr:
+	case f.Source == FromURL && !hasAddr:
 		c.missing(boot+"url", "add url = \"https://…\"")
-	case f.Source == "from-iso" && (hasAddr || pinned):
+	case f.Source == FromISO && (hasAddr || pinned):
 		c.stop(boot+"source", "answer-conflict", "remove url and cert-fingerprint, or set source = \"from-url\"", "a program on the medium is not fetched")
 	}
 	if pinned && !c.a.bad[boot+"cert-fingerprint"] {

@@ -129,7 +129,7 @@ func hookKeys() []field {
 			ref: func(a *Answer) any { return &a.Webhook.Fingerprint }, does: "SHA-256 of the certificate that the webhook's server must show"},
 		{path: "post-installation-webhook.auth-token", want: text,
 			ref: func(a *Answer) any { return &a.Webhook.Token }, does: "is sent with the report as \"token\""},
-		{path: "first-boot.source", want: text, enum: oneOf("from-url", "from-iso"), kind: "a source of the first-boot program",
+		{path: "first-boot.source", want: text, enum: oneOf(FromURL, FromISO), kind: "a source of the first-boot program",
 			ref: func(a *Answer) any { return &a.FirstBoot.Source }, does: "where the program comes from that the node runs once"},
 		{path: "first-boot.ordering", want: text, enum: oneOf("before-network", "network-online", "fully-up"), kind: "a moment of the first boot",
 			ref: func(a *Answer) any { return &a.FirstBoot.Ordering }, does: "when it runs", unset: "a first-boot program runs when the node is fully up"},

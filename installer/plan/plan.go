@@ -34,6 +34,9 @@ type Image struct {
 	// ModuleKey is the SHA-256 of the certificate that signs the modules
 	// which Debian does not, "" when there are none.
 	ModuleKey string `json:"module_key,omitempty"`
+	// Program is the medium's first-boot program, nil for none; Fetched the one
+	// that was fetched because it runs before the node has a network.
+	Program, Fetched []byte `json:"-"`
 }
 
 // Names of the loaders on the medium.
@@ -132,6 +135,7 @@ func Make(f probe.Facts, a answer.Answer, img Image, id Identity) (Plan, finding
 
 func (p *Plan) make(f probe.Facts, fs *finding.List) {
 	refuse(p.Answer, fs)
+	program(p.Answer.FirstBoot, p.Image, fs)
 	if p.Answer.Disk.Filesystem == answer.Btrfs {
 		return
 	}

@@ -3,37 +3,48 @@ package plan
 import (
 	"slices"
 
+	"joist/api/node"
 	"joist/installer/answer"
 	"joist/installer/probe"
 	"joist/internal/finding"
 )
 
-// refusal is something an answer may ask for that the node cannot do yet. The
-// file is right; the plan says so instead of leaving it out silently.
-type refusal struct {
-	key, what, cure string
-	asked           func(a answer.Answer) bool
+// Early says that the node cannot fetch the first-boot program itself: it runs
+// before there is a network, so that the installer fetches it.
+func Early(f answer.FirstBoot) bool {
+	return f.Source == answer.FromURL && f.Ordering == node.OrderingBefore
 }
 
-// refusals shrinks as the node learns; each row has one owner.
-func refusals() []refusal {
-	return []refusal{
-		{"first-boot.source", "a first-boot program on the medium", "put it on a server and set source = \"from-url\"",
-			func(a answer.Answer) bool { return a.FirstBoot.Source == "from-iso" }},
-		{"first-boot.ordering", "a first-boot program that is fetched before there is a network", "set ordering = \"network-online\"",
-			func(a answer.Answer) bool {
-				return a.FirstBoot.Source == "from-url" && a.FirstBoot.Ordering == "before-network"
-			}},
+// program is what the installer leaves for the first start to run, nil where
+// that is nothing, or is fetched by the node.
+func (p Plan) program() []byte {
+	switch f := p.Answer.FirstBoot; {
+	case f.Source == answer.FromISO:
+		return p.Image.Program
+	case Early(f):
+		return p.Image.Fetched
+	}
+	return nil
+}
+
+// program checks the medium's.
+func program(f answer.FirstBoot, img Image, fs *finding.List) {
+	const key, again = "first-boot.source", "build the medium with it (joist build iso --first-boot FILE), or put it on a server and set source = \"from-url\""
+	switch {
+	case f.Source != answer.FromISO && img.Program != nil:
+		fs.Notef("first-boot-unused", key, "the medium holds a first-boot program and the answer does not ask for it")
+	case f.Source != answer.FromISO:
+	case img.Program == nil:
+		fs.Stopf("first-boot-missing", key, again, "the answer asks for the first-boot program of the medium, and the medium holds none")
+	default:
+		if err := answer.CheckProgram(img.Program); err != nil {
+			fs.Stopf("first-boot-invalid", key, again, "the first-boot program of the medium cannot be run: %v", err)
+		}
 	}
 }
 
 // refuse reports what is asked for in vain.
 func refuse(a answer.Answer, fs *finding.List) {
-	for _, r := range refusals() {
-		if r.asked(a) {
-			fs.Stopf("not-in-this-version", r.key, r.cure, "%s: this version does not do it", r.what)
-		}
-	}
 	if a.Disk.Filesystem == answer.Btrfs {
 		b := a.Disk.Btrfs
 		hint := "set filesystem = \"zfs\" and zfs.raid = \"" + b.RAID + "\""

@@ -129,7 +129,12 @@ func (p Plan) Seed(vgUUID, shadow string) ([]SeedFile, error) {
 		{node.HostKeyFile, 0o600, hostKey},
 	}
 	if f := p.Answer.FirstBoot; f.Source != "" {
-		request, err := json.MarshalIndent(node.FirstBootRequest{URL: f.URL.Reveal(), Fingerprint: f.Fingerprint, Ordering: or(f.Ordering, node.OrderingUp)}, "", "  ")
+		r := node.FirstBootRequest{URL: f.URL.Reveal(), Fingerprint: f.Fingerprint, Ordering: or(f.Ordering, node.OrderingUp)}
+		if text := p.program(); text != nil {
+			r.URL, r.Fingerprint = "", ""
+			files = append(files, SeedFile{node.ProgramFile, 0o700, text})
+		}
+		request, err := json.MarshalIndent(r, "", "  ")
 		if err != nil {
 			return nil, fmt.Errorf("encode first-boot program: %w", err)
 		}

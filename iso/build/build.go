@@ -36,6 +36,7 @@ type Options struct {
 	Mirror    string            // base URL instead of apt's sources
 	Proxy     string            // URL of a proxy instead of apt's and the environment's
 	Answer    string            // answer file to put inside
+	Program   string            // first-boot program to put inside
 	From      answer.Source     // server to name inside; its URL is empty for none
 	Pool      string            // archive of SavePool to take all from, "" for the network
 	SavePool  string            // archive to put all into that was fetched, "" for none
@@ -186,8 +187,8 @@ func (b *Builder) where() {
 		flag *string
 		key  string
 		path bool
-	}{{&b.o.Mirror, w.Mirror, false}, {&b.o.Proxy, w.Proxy, false}, {&b.o.Pool, w.Pool, true}, {&b.o.SavePool, w.SavePool, true}, {&b.o.Answer, w.Answer, true}} {
-		if *x.flag != "" || x.key == "" || x.flag == &b.o.Answer && b.o.Again != nil { // what is made again has its own answer
+	}{{&b.o.Mirror, w.Mirror, false}, {&b.o.Proxy, w.Proxy, false}, {&b.o.Pool, w.Pool, true}, {&b.o.SavePool, w.SavePool, true}, {&b.o.Answer, w.Answer, true}, {&b.o.Program, w.Program, true}} {
+		if *x.flag != "" || x.key == "" || (x.flag == &b.o.Answer || x.flag == &b.o.Program) && b.o.Again != nil { // what is made again has its own
 			continue
 		}
 		if *x.flag = x.key; x.path && !filepath.IsAbs(x.key) {

@@ -141,7 +141,7 @@ func TestBuildID(t *testing.T) {
 		}
 	}
 	other := *b
-	if other.cfg.Where = (Where{"https://mirror.example", "http://proxy.example:1", "a", "b", "c"}); other.buildID() != id {
+	if other.cfg.Where = (Where{"https://mirror.example", "http://proxy.example:1", "a", "b", "c", "d"}); other.buildID() != id {
 		t.Error("where the build takes things from is in the build id")
 	}
 }

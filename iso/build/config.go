@@ -52,6 +52,7 @@ type Where struct {
 	Pool     string `toml:"pool" json:"-"`
 	SavePool string `toml:"save-pool" json:"-"`
 	Answer   string `toml:"answer" json:"-"`
+	Program  string `toml:"first-boot" json:"-"`
 }
 
 // inputs is the configuration without what the system does not depend on.

@@ -218,7 +218,7 @@ auth-token = "of-the-webhook"
 	}
 	var told finding.List
 	b := &Builder{o: Options{Answer: file, Say: func(fl finding.List) { told = append(told, fl...) }}}
-	if _, err := b.answer(); err != nil || strings.Count(codes(told), "warning answer-secret") != 3 {
+	if _, _, err := b.answer(); err != nil || strings.Count(codes(told), "warning answer-secret") != 3 {
 		t.Errorf("%v, %s", err, codes(told))
 	}
 }

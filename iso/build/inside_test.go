@@ -58,3 +58,43 @@ func TestInside(t *testing.T) {
 		}
 	}
 }
+
+// The first-boot program is checked with the answer that asks for it, or not.
+func TestInsideProgram(t *testing.T) {
+	dir := t.TempDir()
+	file := func(name, text string) string {
+		put(t, filepath.Join(dir, name), text)
+		return filepath.Join(dir, name)
+	}
+	text := "[global]\nkeyboard = \"de\"\ncountry = \"at\"\ntimezone = \"UTC\"\nfqdn = \"n1.example.com\"\nmailto = \"a@example.com\"\nroot-password-hashed = \"$6$a$b\"\n[disk-setup]\nfilesystem = \"ext4\"\ndisk-list = [\"sda\"]\n"
+	asks, silent := file("asks.toml", text+"[first-boot]\nsource = \"from-iso\"\n"), file("silent.toml", text)
+	good, bad := file("good", "#!/bin/sh\n"), file("bad", "echo\n")
+	large := file("large", "#!/bin/sh\n"+strings.Repeat("x", answer.MaxProgram))
+	for name, c := range map[string]struct {
+		answer, program, codes string
+		ok                     bool
+	}{
+		"asked for":          {asks, good, "", true},
+		"asked for in vain":  {asks, "", "first-boot-missing", false},
+		"not asked for":      {silent, good, "first-boot-unused", true},
+		"for later answers":  {"", good, "", true},
+		"no program":         {asks, bad, "first-boot-invalid", false},
+		"too large":          {"", large, "first-boot-invalid", false},
+		"there is no such":   {asks, filepath.Join(dir, "none"), "", false},
+		"neither of the two": {silent, "", "", true},
+	} {
+		var said []string
+		b := &Builder{o: Options{Answer: c.answer, Program: c.program, Say: func(l finding.List) {
+			for _, x := range l {
+				said = append(said, x.Code)
+			}
+		}}}
+		files, err := b.inside()
+		if (err == nil) != c.ok || strings.Join(said, " ") != c.codes {
+			t.Errorf("%s: %v, said %v", name, err, said)
+		}
+		if _, has := files[programFile]; err == nil && has != (c.program != "") {
+			t.Errorf("%s: %v", name, files)
+		}
+	}
+}

@@ -40,7 +40,8 @@ type Report struct {
 	Modules    int          `json:"modules,omitempty"` // of the kernel
 	Files      []string     `json:"files,omitempty"`   // of an update bundle
 	Packages   []sbom.Brief `json:"packages"`
-	Answer     string       `json:"answer,omitempty"` // the file as TOML, secrets hidden
+	Answer     string       `json:"answer,omitempty"`     // the file as TOML, secrets hidden
+	FirstBoot  *boot.File   `json:"first_boot,omitempty"` // the program for the nodes' first start
 	Findings   finding.List `json:"findings,omitempty"`
 }
 
@@ -205,6 +206,10 @@ func (a artefact) reportMedium(r *Report) error {
 	if err != nil {
 		return err
 	}
+	if text, err := a.medium.Read(programFile); err == nil {
+		sum := sha256.Sum256(text)
+		r.FirstBoot = &boot.File{Size: int64(len(text)), SHA256: hex.EncodeToString(sum[:])}
+	}
 	if text, err := a.medium.Read(answerFile); err == nil {
 		x, fl := answer.Load(bytes.NewReader(text), answerFile)
 		r.Findings = append(r.Findings, fl...)
@@ -259,6 +264,8 @@ func (r *Report) compareManifest(name string, text []byte, find func(file string
 const (
 	answerFile = "/joist/answer.toml"
 	sourceFile = "/joist/" + answer.SourceFile
+	// the first-boot program
+	programFile = "/joist/" + answer.ProgramFile
 )
 
 // secretsInside names what whoever gets hold of the medium can read.
@@ -363,6 +370,9 @@ func (r Report) Write(w io.Writer, all bool) error {
 	}
 	if err := tw.Flush(); err != nil {
 		return err
+	}
+	if r.FirstBoot != nil {
+		fmt.Fprintf(w, "\nfirst-boot program: %d bytes, SHA-256 %s\n", r.FirstBoot.Size, r.FirstBoot.SHA256)
 	}
 	if r.Answer != "" {
 		fmt.Fprintf(w, "\nanswer:\n  %s\n", strings.ReplaceAll(strings.TrimSpace(r.Answer), "\n", "\n  "))

@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"fmt"
+	"io"
 	"maps"
 	"os"
 	"path/filepath"
@@ -15,6 +16,7 @@ import (
 	"joist/image/boot"
 	"joist/image/disk"
 	"joist/installer/answer"
+	"joist/internal/finding"
 	"joist/iso/media"
 	"joist/rootfs/tree"
 )
@@ -41,16 +43,23 @@ func (b *Builder) isoFiles(ctx context.Context, s System) (map[string]string, er
 }
 
 // inside is what the medium holds beside a build, by its path there: an answer,
-// or the name of a server that has one. It is checked before anything long
-// begins.
+// or the name of a server that has one, and a first-boot program. It is checked
+// before anything long begins.
 func (b *Builder) inside() (map[string][]byte, error) {
 	out := map[string][]byte{}
-	text, err := b.answer()
+	text, asked, err := b.answer()
 	if err != nil {
 		return nil, err
 	}
 	if text != nil {
 		out[answerFile] = text
+	}
+	program, err := b.program(text != nil, asked)
+	if err != nil {
+		return nil, err
+	}
+	if program != nil {
+		out[programFile] = program
 	}
 	if b.o.From == (answer.Source{}) {
 		return out, nil
@@ -70,14 +79,50 @@ func (b *Builder) inside() (map[string][]byte, error) {
 	return out, err
 }
 
-// answer reads and checks the answer file.
-func (b *Builder) answer() ([]byte, error) {
+// program reads and checks the first-boot program. An answer inside that does
+// not ask for it, or asks for it in vain, is said.
+func (b *Builder) program(answered bool, asked answer.FirstBoot) ([]byte, error) {
+	var fl finding.List
+	fromISO := asked.Source == answer.FromISO
+	if b.o.Program == "" {
+		if fromISO {
+			fl.Stopf("first-boot-missing", "--first-boot", "add --first-boot FILE, or set source = \"from-url\" in [first-boot]", "the answer asks for the first-boot program of the medium, and none is given")
+		}
+		b.o.Say(fl)
+		return nil, fl.Err()
+	}
+	text, err := readUpTo(b.o.Program, answer.MaxProgram+1)
+	if err != nil {
+		return nil, fmt.Errorf("read the first-boot program: %w", err)
+	}
+	if err := answer.CheckProgram(text); err != nil {
+		fl.Stopf("first-boot-invalid", "--first-boot", "give a script or a program for Linux of at most 1 MiB", "%s cannot be run by a node: %v", filepath.Base(b.o.Program), err)
+	}
+	if answered && !fromISO {
+		fl.Warnf("first-boot-unused", "--first-boot", "add [first-boot] source = \"from-iso\" to the answer", "the answer does not ask for the program that the medium holds")
+	}
+	b.o.Say(fl)
+	return text, fl.Err()
+}
+
+// readUpTo reads the beginning of a file.
+func readUpTo(name string, most int64) ([]byte, error) {
+	f, err := os.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return io.ReadAll(io.LimitReader(f, most))
+}
+
+// answer reads and checks the answer file, and says what its first boot is.
+func (b *Builder) answer() ([]byte, answer.FirstBoot, error) {
 	if b.o.Answer == "" {
-		return nil, nil
+		return nil, answer.FirstBoot{}, nil
 	}
 	text, err := os.ReadFile(b.o.Answer)
 	if err != nil {
-		return nil, fmt.Errorf("read the answer file: %w", err)
+		return nil, answer.FirstBoot{}, fmt.Errorf("read the answer file: %w", err)
 	}
 	a, fl := answer.Load(strings.NewReader(string(text)), b.o.Answer)
 	if !fl.Stops() {
@@ -85,7 +130,7 @@ func (b *Builder) answer() ([]byte, error) {
 	}
 	fl = append(fl, secretsInside(a, b.o.Answer)...)
 	b.o.Say(fl)
-	return text, fl.Err()
+	return text, a.FirstBoot, fl.Err()
 }
 
 // medium gathers the medium's files in the work folder and writes the image.

@@ -200,7 +200,7 @@ func Rebuild(ctx context.Context, a Account, o Options) error {
 	defer os.RemoveAll(tmp)
 	o.Out, o.Again, o.Signed, o.Locked, o.Key = filepath.Join(tmp, "out"), &a.Inputs, a.Made, true, ""
 	if a.Kind == ISO {
-		if o.Answer, o.From, err = answerOf(filepath.Join(a.Dir, a.Name), tmp); err != nil {
+		if err := o.takeInside(filepath.Join(a.Dir, a.Name), tmp); err != nil {
 			return err
 		}
 	}
@@ -215,25 +215,29 @@ func Rebuild(ctx context.Context, a Account, o Options) error {
 	return errors.Join(err, b.Close())
 }
 
-// answerOf takes the answer out of a medium, or the server that it names: with
-// it, the medium is made again. One that is too damaged to be looked into gives
-// none.
-func answerOf(medium, dir string) (file string, from answer.Source, err error) {
+// takeInside takes out of a medium what it holds beside a build: with it, the
+// medium is made again. One that is too damaged to be looked into gives nothing.
+func (o *Options) takeInside(medium, dir string) error {
 	old, err := openArtefact(medium)
 	if err != nil {
-		return "", from, nil
+		return nil
 	}
 	defer old.f.Close()
 	if text, err := old.medium.Read(sourceFile); err == nil {
-		from, _ = answer.DecodeSource(text)
-		from.From = ""
+		o.From, _ = answer.DecodeSource(text)
+		o.From.From = ""
 	}
-	text, err := old.medium.Read(answerFile)
-	if err != nil {
-		return "", from, nil
+	for at, option := range map[string]*string{answerFile: &o.Answer, programFile: &o.Program} {
+		text, err := old.medium.Read(at)
+		if err != nil {
+			continue
+		}
+		*option = filepath.Join(dir, filepath.Base(at))
+		if err := os.WriteFile(*option, text, 0o600); err != nil {
+			return err
+		}
 	}
-	file = filepath.Join(dir, "answer.toml")
-	return file, from, os.WriteFile(file, text, 0o600)
+	return nil
 }
 
 // compare names the first file in which the artefact differs from the one in

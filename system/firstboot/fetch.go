@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/url"
 	"strings"
@@ -27,6 +28,8 @@ type HTTP struct {
 	// For and Pause bound the tries; zero takes the usual ones.
 	For, Pause time.Duration
 	Say        func(line string)
+	// Dial connects, nil as usual.
+	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
 }
 
 // errFinal is an answer that does not change when it is asked for again.
@@ -42,7 +45,7 @@ func (h HTTP) Fetch(ctx context.Context, r node.FirstBootRequest) ([]byte, error
 	}
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	c := &http.Client{Transport: &http.Transport{TLSClientConfig: pinned(r.Fingerprint), Proxy: http.ProxyFromEnvironment}, CheckRedirect: keepsTLS}
+	c := &http.Client{Transport: &http.Transport{TLSClientConfig: pinned(r.Fingerprint), Proxy: http.ProxyFromEnvironment, DialContext: h.Dial}, CheckRedirect: keepsTLS}
 	var last error
 	for pause := most / 16; ; pause = min(2*pause, most) {
 		b, err := get(ctx, c, r.URL)

@@ -25,7 +25,7 @@ import (
 func TestTable(t *testing.T) {
 	names := observed()
 	for mask := range 1 << len(names) {
-		for _, request := range []*node.FirstBootRequest{nil, {Ordering: node.OrderingNetwork}, {Ordering: node.OrderingUp}} {
+		for _, request := range []*node.FirstBootRequest{nil, {Ordering: node.OrderingBefore}, {Ordering: node.OrderingNetwork}, {Ordering: node.OrderingUp}} {
 			for _, cut := range []bool{false, true} {
 				f := Facts{Seen: map[string]Seen{}, Request: request}
 				for i, n := range names {
@@ -39,7 +39,8 @@ func TestTable(t *testing.T) {
 					next, act := Next(j, f, int64(step))
 					j = next
 					if act == RunProgram {
-						if runs++; request.Ordering == node.OrderingUp && mask != 0 && step == 0 || !network {
+						before := request.Ordering == node.OrderingBefore
+						if runs++; request.Ordering == node.OrderingUp && mask != 0 && step == 0 || !network && !before || before && step > 0 {
 							t.Fatalf("mask %b: the program of %q runs", mask, request.Ordering)
 						}
 						if j = Began(j, 5); !cut {
@@ -152,6 +153,55 @@ func TestCarry(t *testing.T) {
 	}
 	if j := r.carry(t); !Over(r.Root) || j.Program != nil {
 		t.Errorf("%+v", j)
+	}
+}
+
+// A program that the installer left is run where it lies, before there is a
+// network, which waits for it and for nothing that cannot be read.
+func TestBeforeNetwork(t *testing.T) {
+	r := newRig(t)
+	if HoldsNetwork(r.Root) {
+		t.Error("a program that is fetched later holds the network")
+	}
+	r.write(t, node.FirstBootFile, `{"ordering": "before-network"}`)
+	r.write(t, node.ProgramFile, "#!/bin/sh\necho early\n")
+	if err := os.Chmod(r.path(node.ProgramFile), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	r.Fetch = func(context.Context, node.FirstBootRequest) ([]byte, error) { return nil, errors.New("fetched") }
+	up := false
+	r.look[Network] = Seen{Waits: "for an address"}
+	look := r.Look
+	r.Look = func(ctx context.Context, step string) Seen {
+		if step == Network && !HoldsNetwork(r.Root) {
+			up = true
+			return Seen{}
+		}
+		return look(ctx, step)
+	}
+	if !HoldsNetwork(r.Root) {
+		t.Error("the network does not wait")
+	}
+	if j := r.carry(t); j.Program == nil || j.Program.Error != "" || !up || HoldsNetwork(r.Root) || r.has(node.ProgramFile) {
+		t.Errorf("up %v, %+v", up, j)
+	}
+	if said := strings.Join(r.said, "\n"); !strings.Contains(said, "program: early") || strings.Index(said, "program: done") > strings.Index(said, "network: done") {
+		t.Error(said)
+	}
+	// of another installation: its first start has not begun
+	r.write(t, node.FirstBootFile, `{"ordering": "before-network"}`)
+	if HoldsNetwork(r.Root) {
+		t.Error("what was done is waited for")
+	}
+	r.write(t, node.ConfigFile, `{"installation_id": "8899aabbccddeeff"}`)
+	if !HoldsNetwork(r.Root) {
+		t.Error("another installation's network does not wait")
+	}
+	for _, broken := range []string{node.FirstBootState, node.FirstBootFile, node.ConfigFile} {
+		r.write(t, broken, "{")
+		if HoldsNetwork(r.Root) {
+			t.Errorf("a damaged %s keeps the node off the network", broken)
+		}
 	}
 }
 

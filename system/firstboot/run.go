@@ -28,10 +28,11 @@ type Boot struct {
 	Every time.Duration
 }
 
-// Limits of the program.
+// ProgramTime is how long the program may take.
+const ProgramTime = time.Hour
+
 const (
-	programTime = time.Hour
-	maxOutput   = 256 << 10 // of what it writes; the rest is counted
+	maxOutput = 256 << 10 // of what it writes; the rest is counted
 )
 
 // Over says whether the first start of the node below root has ended.
@@ -39,6 +40,25 @@ func Over(root string) bool {
 	j, err := Load(root)
 	c, cerr := node.Load(root)
 	return err == nil && cerr == nil && j.Ended > 0 && j.Installation == c.InstallationID
+}
+
+// HoldsNetwork says whether the network of the node below root is to wait for
+// the program: it is to run before it, and has not ended. What cannot be read
+// holds nothing up, so that the node can be reached and looked at.
+func HoldsNetwork(root string) bool {
+	c, err := node.Load(root)
+	if err != nil {
+		return false
+	}
+	r, err := (&Boot{Root: root}).request()
+	if err != nil || r == nil || r.Ordering != node.OrderingBefore {
+		return false
+	}
+	j, err := Load(root)
+	if errors.Is(err, fs.ErrNotExist) {
+		return true
+	}
+	return err == nil && (j.Installation != c.InstallationID || state(j, Program) == Waiting)
 }
 
 // Load reads the journal.
@@ -162,8 +182,8 @@ func (b *Boot) act(ctx context.Context, j node.FirstBoot, act Action, f Facts) (
 }
 
 // facts looks at files, and asks Look for the rest.
-func (b *Boot) facts(ctx context.Context) (Facts, error) {
-	f := Facts{Seen: map[string]Seen{}}
+func (b *Boot) facts(ctx context.Context) (f Facts, err error) {
+	f = Facts{Seen: map[string]Seen{}}
 	for step, files := range map[string][]string{
 		Identity:     {node.ConfigFile, node.HostIDFile},
 		Certificates: {node.TLSDir + "/node.crt", node.TLSDir + "/node.key"},
@@ -177,33 +197,42 @@ func (b *Boot) facts(ctx context.Context) (Facts, error) {
 	for _, step := range []string{HostKeys, Network, Storage, Cluster} {
 		f.Seen[step] = b.Look(ctx, step)
 	}
-	text, err := os.ReadFile(b.path(node.FirstBootFile))
-	if errors.Is(err, fs.ErrNotExist) {
-		return f, nil
-	}
-	f.Request = &node.FirstBootRequest{}
-	if err == nil {
-		err = json.Unmarshal(text, f.Request)
-	}
-	if err != nil {
-		return f, fmt.Errorf("read what the first start is to run: %w", err)
-	}
-	return f, nil
+	f.Request, err = b.request()
+	return f, err
 }
 
-// program fetches and runs it. What it writes goes to the log.
-func (b *Boot) program(ctx context.Context, r node.FirstBootRequest) error {
-	text, err := b.Fetch(ctx, r)
+// request is what was left to be run, nil for nothing.
+func (b *Boot) request() (*node.FirstBootRequest, error) {
+	text, err := os.ReadFile(b.path(node.FirstBootFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	var r node.FirstBootRequest
+	if err == nil {
+		err = json.Unmarshal(text, &r)
+	}
 	if err != nil {
-		return err
+		return nil, fmt.Errorf("read what the first start is to run: %w", err)
 	}
-	if err := node.WriteFile(b.path(node.ProgramFile), 0o700, text); err != nil {
-		return fmt.Errorf("keep the program: %w", err)
+	return &r, nil
+}
+
+// program runs it, fetched before where the installer did not leave it. What it
+// writes goes to the log.
+func (b *Boot) program(ctx context.Context, r node.FirstBootRequest) error {
+	if r.URL != "" {
+		text, err := b.Fetch(ctx, r)
+		if err != nil {
+			return err
+		}
+		if err := node.WriteFile(b.path(node.ProgramFile), 0o700, text); err != nil {
+			return fmt.Errorf("keep the program: %w", err)
+		}
 	}
-	ctx, cancel := context.WithTimeout(ctx, programTime)
+	ctx, cancel := context.WithTimeout(ctx, ProgramTime)
 	defer cancel()
 	written, lost := 0, 0
-	_, err = b.Run.Run(ctx, run.Cmd{Path: b.path(node.ProgramFile), Dir: "/", Line: func(l string) {
+	_, err := b.Run.Run(ctx, run.Cmd{Path: b.path(node.ProgramFile), Dir: "/", Line: func(l string) {
 		if written += len(l) + 1; written > maxOutput {
 			lost++
 			return
@@ -217,7 +246,7 @@ func (b *Boot) program(ctx context.Context, r node.FirstBootRequest) error {
 	case err == nil:
 		return nil
 	case ctx.Err() != nil:
-		return fmt.Errorf("the program did not end within %v", programTime)
+		return fmt.Errorf("the program did not end within %v", ProgramTime)
 	case code > 0:
 		return fmt.Errorf("the program ended with status %d; see %s/firstboot.log", code, node.LogDir)
 	default:

@@ -108,7 +108,10 @@ func Next(j node.FirstBoot, f Facts, now int64) (node.FirstBoot, Action) {
 
 // moment says whether the program's has come.
 func moment(j node.FirstBoot, r *node.FirstBootRequest) bool {
-	if r.Ordering == node.OrderingNetwork {
+	switch r.Ordering {
+	case node.OrderingBefore: // PID 1 sees to it that there is no network yet
+		return true
+	case node.OrderingNetwork:
 		return state(j, Network) == Done
 	}
 	return !slices.ContainsFunc(observed(), func(name string) bool { return state(j, name) == Waiting })

@@ -19,6 +19,7 @@ import (
 	"joist/system/firstboot"
 	"joist/system/module"
 	"joist/system/phase"
+	"joist/system/service"
 )
 
 // cures says what a person can do when a fatal phase failed.
@@ -37,6 +38,7 @@ const (
 	phaseLocal    = "check and mount /var/lib/vz"
 	phaseServices = "start services"
 	phaseCard     = "find network card"
+	phaseProgram  = "wait for first-boot program"
 	phaseHostKey  = "make SSH host key"
 	phasePool     = "activate thin pool"
 	phaseAppArmor = "load AppArmor profiles"
@@ -95,6 +97,7 @@ func (s *system) nodePhases() []phase.Phase {
 		{Name: phaseCard, Background: true, Deadline: settleTime, Run: s.findCard},
 		{Name: phaseHostKey, Background: true, Run: s.hostKey},
 		{Name: phaseServices, Fatal: true, Run: s.startServices},
+		{Name: phaseProgram, Background: true, Deadline: firstboot.ProgramTime + 2*time.Minute, After: []string{phaseCard, phaseServices}, Run: s.firstProgram},
 		{Name: phaseModules, Background: true, Deadline: backgroundTime, Run: s.modules},
 		{Name: phaseColdplug, Background: true, Deadline: settleTime, After: []string{phaseDisks}, Run: s.coldplugRest},
 		{Name: phaseAppArmor, Background: true, Deadline: backgroundTime, After: []string{phaseDisks}, Run: s.loadAppArmor},
@@ -122,7 +125,7 @@ func (s *system) nodePhases() []phase.Phase {
 
 // late are the services of a node that start after a phase of their own.
 var late = [...]struct{ service, phase string }{
-	{"network", phaseCard},
+	{"network", phaseProgram},
 	{"sshd", phaseHostKey},
 	{dmeventd, phasePool},
 }
@@ -284,6 +287,40 @@ func (s *system) hostKey(ctx context.Context) error {
 		return err
 	}
 	return errors.Join(node.WriteFile(sshKey, 0o600, key), os.Remove(fresh), os.Remove(fresh+".pub"))
+}
+
+// firstProgram holds the network up while the first start's program runs that
+// is to run before it. A first start that has ended in whatever way holds
+// nothing up.
+func (s *system) firstProgram(ctx context.Context) error {
+	if !firstboot.HoldsNetwork("/") {
+		return nil
+	}
+	s.log.Printf("          the network waits for the first start's program")
+	return untilFree(ctx, func() bool { return firstboot.HoldsNetwork("/") && !s.over(firstBoot) }, time.Second/4)
+}
+
+// untilFree waits while something is held.
+func untilFree(ctx context.Context, held func() bool, every time.Duration) error {
+	for held() {
+		select {
+		case <-ctx.Done():
+			return errors.New("the program has not ended; the network starts without it")
+		case <-time.After(every):
+		}
+	}
+	return nil
+}
+
+// over says whether a service that runs once has ended, or was left out.
+func (s *system) over(name string) bool {
+	for _, v := range s.sup.Status() {
+		if v.Name == name {
+			state := service.State(v.State)
+			return state == service.Done || state == service.Failed || state == service.Stopped
+		}
+	}
+	return true
 }
 
 // startServices starts what belongs to the mode and does not wait for a phase

@@ -19,7 +19,7 @@ import (
 // restarts, one installation.
 func TestMediumLeft(t *testing.T) {
 	img := medium(t)
-	img.path = imageWithAnswer(t)
+	img.path = imageWith(t, "--answer", answerFile(t))
 	disk := filepath.Join(t.TempDir(), "disk.qcow2")
 	if err := vm.CreateDisk(t.Context(), disk, node.DiskSize); err != nil {
 		t.Fatal(err)
@@ -76,22 +76,22 @@ func (n *runningNode) restart(t testing.TB) {
 	n.closeSSH()
 }
 
-// imageWithAnswer is the image built again with our answer inside.
-func imageWithAnswer(t *testing.T) string {
+// imageWith is the image built again with a file inside that an option names.
+func imageWith(t *testing.T, option string, text []byte) string {
 	t.Helper()
 	root, err := vm.Root()
 	if err != nil {
 		t.Fatal(err)
 	}
 	dir := t.TempDir()
-	file := filepath.Join(dir, "answer.toml")
-	if err := os.WriteFile(file, answerFile(t), 0o600); err != nil {
+	file := filepath.Join(dir, "inside")
+	if err := os.WriteFile(file, text, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.CommandContext(within(t, 30*time.Minute), "go", "run", "-buildvcs=false", "./cmd/joist", "build", "iso", "--answer", file, "--out", dir)
+	cmd := exec.CommandContext(within(t, 30*time.Minute), "go", "run", "-buildvcs=false", "./cmd/joist", "build", "iso", option, file, "--out", dir)
 	cmd.Dir = root
 	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("build the image with an answer: %v\n%s", err, out)
+		t.Fatalf("build the image with %s: %v\n%s", option, err, out)
 	}
 	found, err := filepath.Glob(filepath.Join(dir, "joist-*-amd64.iso"))
 	if err != nil || len(found) != 1 {

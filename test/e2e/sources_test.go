@@ -85,7 +85,8 @@ func serveTLS(t *testing.T, l net.Listener, h http.Handler) string {
 
 // TestUnattendedHTTP: a machine without any answer of its own finds a server by
 // DHCP, trusts its certificate by fingerprint alone, installs what it says, over
-// two cards as one, and reports.
+// two cards as one, and reports. The medium's program runs once, before the node
+// has its network.
 func TestUnattendedHTTP(t *testing.T) {
 	l := newLayout(t, 1)
 	at, err := l.LAN.Listen("10.77.0.2:443")
@@ -96,7 +97,8 @@ func TestUnattendedHTTP(t *testing.T) {
 	print := serveTLS(t, at, hook)
 	hook.text = []byte(strings.Replace(string(answerFile(t)), `fqdn = "`+fqdn+`"`, "fqdn.source = \"from-dhcp\"\nfqdn.domain = \"test.example\"", 1) +
 		"[joist.network]\nmtu = 1400\nsecond-cidr = \"2001:db8::77/64\"\nbond.mode = \"active-backup\"\nbond.filter.ID_NET_DRIVER = \"virtio_net\"\n" +
-		"[post-installation-webhook]\nurl = \"https://10.77.0.2/installed\"\ncert-fingerprint = \"" + print + "\"\nauth-token = \"hook-token\"\n")
+		"[post-installation-webhook]\nurl = \"https://10.77.0.2/installed\"\ncert-fingerprint = \"" + print + "\"\nauth-token = \"hook-token\"\n[first-boot]\nsource = \"from-iso\"\nordering = \"before-network\"\n")
+	l.img.path = imageWith(t, "--first-boot", []byte("#!/bin/sh\nfor i in 1 2 3 4 5 6; do ls /sys/class/net | grep -c vmbr0 >> /var/lib/vz/program; sleep 1; done; echo it ran\n"))
 	l.LAN.DHCPOption(250, "https://10.77.0.2/answer")
 	l.LAN.DHCPOption(251, print)
 	l.LAN.DHCPOption(12, nodeName)
@@ -139,6 +141,7 @@ func TestUnattendedHTTP(t *testing.T) {
 	l.want(t, "bond", "cat /sys/class/net/bond0/bonding/mode /sys/class/net/bond0/bonding/slaves | wc -w", "4") // active-backup 1, and two cards
 	l.want(t, "MTU", "cat /sys/class/net/bond0/mtu /sys/class/net/vmbr0/mtu", "1400\n1400")
 	l.want(t, "IPv6", "grep -c '^20010db8000000000000000000000077 .* vmbr0$' /proc/net/if_inet6", "1")
+	l.want(t, "bridges while the first start's program ran", "tr -d '\\n' < /var/lib/vz/program; ls /var/lib/joist/firstboot; grep -c 'it ran' /var/log/joist/firstboot.log", "000000state.json\n1")
 	report := hook.reports[0]
 	machine := strings.TrimSpace(l.run(t, "cat /etc/machine-id"))
 	keys, _ := report["ssh-public-host-keys"].(map[string]any)
