@@ -39,6 +39,8 @@ const (
 	ImageKeysFile  = "/usr/lib/joist/authorized_keys"  // root's SSH keys that the image was built with
 	HostIDFile     = NodeDir + "/machine-id"           // 32 hex digits
 	HostKeyFile    = NodeDir + "/ssh_host_ed25519_key" // 0600
+	ECDSAKeyFile   = NodeDir + "/ssh_host_ecdsa_key"   // 0600
+	RSAKeyFile     = NodeDir + "/ssh_host_rsa_key"     // 0600
 	BootMedium     = RunDir + "/boot-medium.json"      // what stage 1 found the system on (Medium); missing where it was fetched, or in a slot
 	ReportFile     = NodeDir + "/install-report.json"
 
@@ -222,6 +224,18 @@ type JoinRequest struct {
 	Address     string `json:"address"`               // of a node of the cluster, with or without port
 	Token       string `json:"token"`                 // "joist-<id>-<secret>", good for one join
 	Fingerprint string `json:"fingerprint,omitempty"` // SHA-256 of the cluster's certificate, AA:BB:…
+}
+
+// HostKey is one of the node's SSH host keys.
+type HostKey struct {
+	Kind, File string
+	Bits       string
+}
+
+// HostKeys lists them as ssh-keygen(1) makes them, the one that is preferred
+// first.
+func HostKeys() []HostKey {
+	return []HostKey{{"ed25519", HostKeyFile, "256"}, {"ecdsa", ECDSAKeyFile, "256"}, {"rsa", RSAKeyFile, "3072"}}
 }
 
 // FirstBootRequest is a program that a node runs once, at its first start. The

@@ -203,6 +203,6 @@ func (s *session) running() (fetch.Running, error) {
 	}
 	r.Debian = strings.TrimSpace(string(debian))
 	done, err := apply.ReadDone(s.h)
-	r.MachineID, r.HostKey = done.MachineID, done.HostKey
+	r.MachineID, r.HostKeys = done.MachineID, done.HostKeys
 	return r, err
 }

@@ -139,6 +139,7 @@ func (s *session) install(ctx context.Context) (int, error) {
 		return exitFailed, err
 	}
 	fmt.Fprintf(s.out, "\nJoist %s installer\n\n", img.Version)
+	key := rsaKey()
 	f, err := s.facts(ctx)
 	if err != nil {
 		return exitFailed, err
@@ -153,6 +154,9 @@ func (s *session) install(ctx context.Context) (int, error) {
 		return exitFailed, err
 	}
 	if !fs.Stops() {
+		if id.RSAKey, err = key(); err != nil {
+			return exitFailed, err
+		}
 		var more finding.List
 		p, more = plan.Make(f, s.answer, img, id)
 		fs = append(append(fs, more...), apply.Check(p)...)
@@ -191,6 +195,21 @@ func (s *session) install(ctx context.Context) (int, error) {
 	fmt.Fprintf(s.out, "\nJoist is installed. Installation %s on /dev/%s.\n", p.InstallationID, p.Disk.Name)
 	s.report(ctx, p, f)
 	return exitOK, nil
+}
+
+// rsaKey makes a key beside what waits for disks, networks and people.
+func rsaKey() (wait func() ([]byte, error)) {
+	var key []byte
+	var err error
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		key, err = plan.NewRSAKey(rand.Reader)
+	}()
+	return func() ([]byte, error) {
+		<-done
+		return key, err
+	}
 }
 
 // reportFile is for a support bundle; a node has it from its state volume.

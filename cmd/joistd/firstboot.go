@@ -36,8 +36,10 @@ func (o *observer) look(ctx context.Context, step string) firstboot.Seen {
 	}
 	switch step {
 	case firstboot.HostKeys:
-		if size(o.p.root, node.KeysFile) > 0 && size(o.p.root, node.NodeDir+"/ssh_host_ed25519_key") == 0 {
-			return wait("for PID 1 to make them")
+		for _, k := range node.HostKeys() {
+			if size(o.p.root, node.KeysFile) > 0 && size(o.p.root, k.File) == 0 {
+				return wait("for PID 1 to make them")
+			}
 		}
 	case firstboot.Network:
 		var s node.NetStatus

@@ -49,7 +49,11 @@ func TestObserver(t *testing.T) {
 	waits := func(s string) firstboot.Seen { return firstboot.Seen{Waits: s} }
 	see(firstboot.HostKeys, done)
 	file(filepath.Join(p.root, node.KeysFile), "ssh-ed25519 AAAA")
-	see(firstboot.HostKeys, waits("for PID 1 to make them"))
+	for _, k := range node.HostKeys() {
+		see(firstboot.HostKeys, waits("for PID 1 to make them"))
+		file(filepath.Join(p.root, k.File), "key")
+	}
+	see(firstboot.HostKeys, done)
 	file(p.netState, `{"up": false}`)
 	see(firstboot.Network, waits("for an address"))
 	file(p.netState, `{"up": true}`)

@@ -50,8 +50,8 @@ type Journal struct {
 // Installed is what only the node's own files know: where an installation's
 // data was kept, they are the older ones.
 type Installed struct {
-	MachineID string `json:"machine_id"`
-	HostKey   string `json:"host_key"` // public line of the SSH host key
+	MachineID string            `json:"machine_id"`
+	HostKeys  map[string]string `json:"host_keys"` // public lines of the SSH host keys, by their kind
 }
 
 // ReadDone reads DoneFile.

@@ -234,7 +234,7 @@ func TestApply(t *testing.T) {
 	}
 	checkDisk(t, m, p)
 	checkSeed(t, m)
-	if done, err := ReadDone(m.Host); err != nil || done.MachineID != p.Identity.MachineID || !strings.HasPrefix(done.HostKey, "ssh-ed25519 AAAA") {
+	if done, err := ReadDone(m.Host); err != nil || done.MachineID != p.Identity.MachineID || !strings.HasPrefix(done.HostKeys["ed25519"], "ssh-ed25519 AAAA") || !strings.HasPrefix(done.HostKeys["ecdsa"], "ecdsa-sha2-nistp256 AAAA") {
 		t.Errorf("what was installed: %+v %v", done, err)
 	}
 	if b, _ := os.ReadFile(m.Path(NextFile)); string(b) != "poweroff\n" {

@@ -219,16 +219,18 @@ func (a *applier) tellInstalled(state string) error {
 	if err != nil {
 		return fmt.Errorf("read machine id: %w", err)
 	}
-	done := Installed{MachineID: strings.TrimSpace(string(id))}
-	key, err := os.ReadFile(on(node.HostKeyFile))
-	if err == nil {
-		var signer ssh.Signer
-		if signer, err = ssh.ParsePrivateKey(key); err == nil {
-			done.HostKey = strings.TrimSpace(string(ssh.MarshalAuthorizedKey(signer.PublicKey())))
+	done := Installed{MachineID: strings.TrimSpace(string(id)), HostKeys: map[string]string{}}
+	for _, k := range node.HostKeys() {
+		key, err := os.ReadFile(on(k.File))
+		if err == nil {
+			var signer ssh.Signer
+			if signer, err = ssh.ParsePrivateKey(key); err == nil {
+				done.HostKeys[k.Kind] = strings.TrimSpace(string(ssh.MarshalAuthorizedKey(signer.PublicKey())))
+			}
 		}
-	}
-	if err != nil { // one that was kept, of whatever kind: no reason to fail
-		a.h.Log.Warn("cannot read the SSH host key", "error", err)
+		if err != nil { // one that was kept, of whatever kind: no reason to fail
+			a.h.Log.Warn("cannot read an SSH host key", "kind", k.Kind, "error", err)
+		}
 	}
 	return node.WriteJSON(a.h.Path(DoneFile), 0o600, done)
 }

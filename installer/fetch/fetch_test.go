@@ -404,7 +404,7 @@ func TestIdentity(t *testing.T) {
 func TestNotice(t *testing.T) {
 	p, f := installed(t)
 	b, err := Notice(p, f, Running{Debian: "13.2", Sysname: "Linux", Release: "6.12.1-amd64", Build: "#1 SMP", Hardware: "x86_64",
-		Address: "192.0.2.5/24", MachineID: "0123456789abcdef0123456789abcdef", HostKey: "ssh-ed25519 AAAA"})
+		Address: "192.0.2.5/24", MachineID: "0123456789abcdef0123456789abcdef", HostKeys: map[string]string{"ed25519": "ssh-ed25519 AAAA", "ecdsa": "ecdsa-sha2-nistp256 AAAA", "rsa": "ssh-rsa AAAA"}})
 	if err != nil {
 		t.Fatal(err)
 	}

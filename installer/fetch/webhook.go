@@ -19,10 +19,11 @@ import (
 
 // Running is what is told of the system that installs.
 type Running struct {
-	Debian                            string // /etc/debian_version
-	Sysname, Release, Build, Hardware string // uname(2)
-	Address                           string // of the management card while it was installed, with prefix length
-	MachineID, HostKey                string // of the node
+	Debian                            string            // /etc/debian_version
+	Sysname, Release, Build, Hardware string            // uname(2)
+	Address                           string            // of the management card while it was installed, with prefix length
+	MachineID                         string            // of the node
+	HostKeys                          map[string]string // its SSH host keys' public lines, by kind
 }
 
 // notice is the body of the webhook: Proxmox's post-installation schema 1.2,
@@ -113,7 +114,7 @@ func Notice(p plan.Plan, f probe.Facts, r Running) ([]byte, error) {
 		ID:       r.MachineID,
 		Disks:    []diskInfo{},
 		Cards:    []cardInfo{},
-		HostKeys: hostKeys{ED25519: r.HostKey},
+		HostKeys: hostKeys{ECDSA: r.HostKeys["ecdsa"], ED25519: r.HostKeys["ed25519"], RSA: r.HostKeys["rsa"]},
 		Reboot:   "reboot",
 		Token:    p.Answer.Webhook.Token.Reveal(),
 		Joist:    ours{p.InstallationID, p.Checks},

@@ -265,7 +265,10 @@ func (p *Plan) seedAction() (Seed, error) {
 		s.FSType = answer.XFS
 	}
 	if p.Adopt != nil {
-		s.Keep = []string{node.HostIDFile, node.HostKeyFile}
+		s.Keep = []string{node.HostIDFile}
+		for _, k := range node.HostKeys() {
+			s.Keep = append(s.Keep, k.File)
+		}
 	}
 	return s, err
 }

@@ -60,8 +60,10 @@ type Identity struct {
 	PartGUIDs [5]string `json:"part_guids"`
 	MachineID string    `json:"machine_id"`
 	ESPSerial uint32    `json:"esp_serial"`
-	// HostKey is what the node's SSH host key is made of; a secret.
+	// HostKey is what the node's Ed25519 and ECDSA host keys are made of, RSAKey
+	// the file of the third (NewRSAKey), nil when the node shall make it; secrets.
 	HostKey [32]byte `json:"-"`
+	RSAKey  []byte   `json:"-"`
 }
 
 // NewIdentity draws one from r, crypto/rand.Reader on a real machine.

@@ -603,68 +603,6 @@ func TestJoinRequest(t *testing.T) {
 	}
 }
 
-// The address of the first-boot program may let in whoever knows it: it goes to
-// the request and nowhere else.
-func TestFirstBootRequest(t *testing.T) {
-	a := ans()
-	a.FirstBoot = answer.FirstBoot{Source: "from-url", URL: "https://example.com/p?signature=topsecret"}
-	p, fs := Make(facts(64e9), a, image(), identity(t))
-	if fs.Stops() {
-		t.Fatal(fs)
-	}
-	files, err := p.Seed("u", "$y$hash")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var holds []string
-	for _, f := range files {
-		if bytes.Contains(f.Data, []byte("topsecret")) {
-			holds = append(holds, f.Path)
-		}
-	}
-	if !slices.Equal(holds, []string{node.FirstBootFile}) || strings.Contains(p.Describe(), "topsecret") {
-		t.Errorf("%q hold the address\n%s", holds, p.Describe())
-	}
-}
-
-// What the installer has already is left with the request, and needs no address
-// on the node: the medium's program, and one that runs before the network.
-func TestFirstBootProgram(t *testing.T) {
-	img := image()
-	img.Program, img.Fetched = []byte("#!/bin/iso\n"), []byte("#!/bin/url\n")
-	for name, c := range map[string]struct {
-		first         answer.FirstBoot
-		program, asks string
-	}{
-		"medium":         {answer.FirstBoot{Source: answer.FromISO, Ordering: "network-online"}, "#!/bin/iso\n", `{ "ordering": "network-online" }`},
-		"before network": {answer.FirstBoot{Source: answer.FromURL, URL: "https://example.com", Ordering: "before-network"}, "#!/bin/url\n", `{ "ordering": "before-network" }`},
-		"both":           {answer.FirstBoot{Source: answer.FromISO, Ordering: "before-network"}, "#!/bin/iso\n", `{ "ordering": "before-network" }`},
-		"the node":       {answer.FirstBoot{Source: answer.FromURL, URL: "https://example.com"}, "", `{ "url": "https://example.com", "ordering": "fully-up" }`},
-	} {
-		a := ans()
-		a.FirstBoot = c.first
-		p, fs := Make(facts(64e9), a, img, identity(t))
-		files, err := p.Seed("u", "$y$hash")
-		if err != nil || fs.Stops() {
-			t.Fatal(name, err, fs)
-		}
-		program, asks := "", ""
-		for _, f := range files {
-			switch f.Path {
-			case node.ProgramFile:
-				if program = string(f.Data); f.Mode != 0o700 {
-					t.Errorf("%s: mode %o", name, f.Mode)
-				}
-			case node.FirstBootFile:
-				asks = strings.Join(strings.Fields(string(f.Data)), " ")
-			}
-		}
-		if program != c.program || asks != c.asks || strings.Contains(p.Describe(), "#!") {
-			t.Errorf("%s: %q %s", name, program, asks)
-		}
-	}
-}
-
 func TestReportHoldsNoSecret(t *testing.T) {
 	p, _ := made(facts(64e9), ans(), image(), identity(t))
 	files, err := p.Seed("u", "$y$hash")

@@ -1,11 +1,20 @@
 package plan
 
 import (
+	"bytes"
+	"crypto"
+	"crypto/ecdsa"
 	"crypto/ed25519"
+	"crypto/elliptic"
+	"crypto/rsa"
+	"crypto/sha512"
 	"encoding/json"
 	"encoding/pem"
 	"fmt"
+	"io"
+	"math/big"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -92,9 +101,47 @@ type Report struct {
 	Checks preflight.Report `json:"checks"` // of the machine, as it was installed
 }
 
-// hostKey makes the node's SSH host key.
-func (p Plan) hostKey() ([]byte, error) {
-	block, err := ssh.MarshalPrivateKey(ed25519.NewKeyFromSeed(p.Identity.HostKey[:]), "")
+// RSAKeySize is the length of the RSA host key's file: line ends fill it up.
+const RSAKeySize = 2700
+
+// NewRSAKey makes what RSAKeyFile will hold. It takes seconds on a slow machine,
+// so that it is not made with the rest of the identity.
+func NewRSAKey(r io.Reader) ([]byte, error) {
+	key, err := rsa.GenerateKey(r, 3072)
+	if err != nil {
+		return nil, fmt.Errorf("make RSA host key: %w", err)
+	}
+	text, err := encodeKey(key)
+	return append(text, bytes.Repeat([]byte("\n"), max(RSAKeySize-len(text), 0))...), err
+}
+
+// hostKeys makes the files of the node's SSH host keys. Without an RSA key in
+// the identity the node makes one itself.
+func (p Plan) hostKeys() ([]SeedFile, error) {
+	ed, err := encodeKey(ed25519.NewKeyFromSeed(p.Identity.HostKey[:]))
+	if err != nil {
+		return nil, err
+	}
+	// a number between 1 and the order, which is so near to 2^256 that taking
+	// 512 bits modulo it shows nothing (FIPS 186-5, A.2.1)
+	sum := sha512.Sum512(append([]byte("joist ecdsa host key\x00"), p.Identity.HostKey[:]...))
+	one := big.NewInt(1)
+	d := new(big.Int).SetBytes(sum[:])
+	d.Mod(d, new(big.Int).Sub(elliptic.P256().Params().N, one)).Add(d, one)
+	key, err := ecdsa.ParseRawPrivateKey(elliptic.P256(), d.FillBytes(make([]byte, 32)))
+	if err != nil {
+		return nil, fmt.Errorf("make ECDSA host key: %w", err)
+	}
+	ec, err := encodeKey(key)
+	files := []SeedFile{{node.HostKeyFile, 0o600, ed}, {node.ECDSAKeyFile, 0o600, ec}}
+	if p.Identity.RSAKey != nil {
+		files = append(files, SeedFile{node.RSAKeyFile, 0o600, p.Identity.RSAKey})
+	}
+	return files, err
+}
+
+func encodeKey(key crypto.PrivateKey) ([]byte, error) {
+	block, err := ssh.MarshalPrivateKey(key, "")
 	if err != nil {
 		return nil, fmt.Errorf("encode host key: %w", err)
 	}
@@ -112,7 +159,7 @@ func (p Plan) Seed(vgUUID, shadow string) ([]SeedFile, error) {
 	if err != nil {
 		return nil, fmt.Errorf("encode installation report: %w", err)
 	}
-	hostKey, err := p.hostKey()
+	hostKeys, err := p.hostKeys()
 	if err != nil {
 		return nil, err
 	}
@@ -126,8 +173,8 @@ func (p Plan) Seed(vgUUID, shadow string) ([]SeedFile, error) {
 		{node.KeysFile, 0o600, []byte(keys)},
 		{node.HostIDFile, 0o444, []byte(p.Identity.MachineID + "\n")},
 		{node.ReportFile, 0o600, append(report, '\n')},
-		{node.HostKeyFile, 0o600, hostKey},
 	}
+	files = append(files, hostKeys...)
 	if f := p.Answer.FirstBoot; f.Source != "" {
 		r := node.FirstBootRequest{URL: f.URL.Reveal(), Fingerprint: f.Fingerprint, Ordering: or(f.Ordering, node.OrderingUp)}
 		if text := p.program(); text != nil {
@@ -163,6 +210,10 @@ func (p Plan) seedFiles() ([]File, error) {
 	var out []File
 	for _, f := range files {
 		out = append(out, File{Path: f.Path, Bytes: int64(len(f.Data))})
+	}
+	if p.Identity.RSAKey == nil { // it is in the making
+		at := slices.IndexFunc(out, func(f File) bool { return f.Path == node.ECDSAKeyFile })
+		out = slices.Insert(out, at+1, File{Path: node.RSAKeyFile, Bytes: RSAKeySize})
 	}
 	return out, nil
 }

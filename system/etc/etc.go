@@ -154,14 +154,17 @@ func chrony(servers []string, problems *[]string) string {
 	return b.String()
 }
 
-// sshd lets root in by key only. Its host key is node state.
+// sshd lets root in by key only. Its host keys are node state.
 func sshd(keys bool) string {
 	root := "no"
 	if keys {
 		root = "prohibit-password"
 	}
-	return "# Rendered at boot. Root logs in by key only.\n" +
-		"HostKey " + node.HostKeyFile + "\n" +
+	hostKeys := ""
+	for _, k := range node.HostKeys() {
+		hostKeys += "HostKey " + k.File + "\n"
+	}
+	return "# Rendered at boot. Root logs in by key only.\n" + hostKeys +
 		"AuthorizedKeysFile " + node.KeysFile + " " + node.ImageKeysFile + "\n" +
 		"PermitRootLogin " + root + "\n" +
 		"PasswordAuthentication no\nKbdInteractiveAuthentication no\nUsePAM no\nPrintMotd yes\nX11Forwarding no\n" +

@@ -39,7 +39,7 @@ const (
 	phaseServices = "start services"
 	phaseCard     = "find network card"
 	phaseProgram  = "wait for first-boot program"
-	phaseHostKey  = "make SSH host key"
+	phaseHostKey  = "make SSH host keys"
 	phasePool     = "activate thin pool"
 	phaseAppArmor = "load AppArmor profiles"
 	phaseMirror   = "tend mirror"
@@ -95,7 +95,7 @@ func (s *system) phases() []phase.Phase {
 func (s *system) nodePhases() []phase.Phase {
 	list := []phase.Phase{
 		{Name: phaseCard, Background: true, Deadline: settleTime, Run: s.findCard},
-		{Name: phaseHostKey, Background: true, Run: s.hostKey},
+		{Name: phaseHostKey, Background: true, Deadline: backgroundTime, Run: s.hostKeys},
 		{Name: phaseServices, Fatal: true, Run: s.startServices},
 		{Name: phaseProgram, Background: true, Deadline: firstboot.ProgramTime + 2*time.Minute, After: []string{phaseCard, phaseServices}, Run: s.firstProgram},
 		{Name: phaseModules, Background: true, Deadline: backgroundTime, Run: s.modules},
@@ -264,29 +264,46 @@ func loopbackUp() error {
 	return nil
 }
 
-// hostKey makes the SSH host key at the first start that needs one. An empty
-// file is what a power cut leaves of one that was just made.
-func (s *system) hostKey(ctx context.Context) error {
+// hostKeys makes the SSH host keys that are not there yet, at the first start
+// that needs them: those that the installer could not make, or did not know.
+func (s *system) hostKeys(ctx context.Context) error {
 	if st, err := os.Stat(neededKeys()); err != nil || st.Size() == 0 {
 		return nil
 	}
-	if st, err := os.Stat(sshKey); err == nil && st.Size() > 0 {
-		return nil
+	return makeHostKeys(ctx, s.run, "/")
+}
+
+// makeHostKeys makes what is missing below root. An empty file is what a power
+// cut leaves of one that was just made.
+func makeHostKeys(ctx context.Context, r run.Runner, root string) error {
+	var errs []error
+	for _, k := range node.HostKeys() {
+		name := filepath.Join(root, k.File)
+		if st, err := os.Stat(name); err == nil && st.Size() > 0 {
+			continue
+		}
+		if err := makeHostKey(ctx, r, name, k); err != nil {
+			errs = append(errs, fmt.Errorf("%s key: %w", k.Kind, err))
+		}
 	}
-	fresh := sshKey + ".new"
+	return errors.Join(errs...)
+}
+
+func makeHostKey(ctx context.Context, r run.Runner, name string, k node.HostKey) error {
+	fresh := name + ".new"
 	for _, f := range []string{fresh, fresh + ".pub"} { // ssh-keygen asks before it overwrites
 		if err := os.Remove(f); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return err
 		}
 	}
-	if _, err := s.run.Run(ctx, run.Cmd{Path: "ssh-keygen", Args: []string{"-q", "-t", "ed25519", "-N", "", "-f", fresh}}); err != nil {
+	if _, err := r.Run(ctx, run.Cmd{Path: "ssh-keygen", Args: []string{"-q", "-t", k.Kind, "-b", k.Bits, "-N", "", "-C", "", "-f", fresh}}); err != nil {
 		return err
 	}
 	key, err := os.ReadFile(fresh)
 	if err != nil {
 		return err
 	}
-	return errors.Join(node.WriteFile(sshKey, 0o600, key), os.Remove(fresh), os.Remove(fresh+".pub"))
+	return errors.Join(node.WriteFile(name, 0o600, key), os.Remove(fresh), os.Remove(fresh+".pub"))
 }
 
 // firstProgram holds the network up while the first start's program runs that

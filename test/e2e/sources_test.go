@@ -149,6 +149,13 @@ func TestUnattendedHTTP(t *testing.T) {
 	if own := strings.TrimSpace(string(ssh.MarshalAuthorizedKey(l.hostKey))); key != own || report["machine-id"] != machine || report["fqdn"] != fqdn || report["token"] != "hook-token" {
 		t.Errorf("the report says key %q (is %q), machine %v (is %s), name %v", key, own, report["machine-id"], machine, report["fqdn"])
 	}
+	for _, kind := range []string{"ecdsa", "rsa"} { // which sshd loads, too
+		own := strings.Join(strings.Fields(l.run(t, "ssh-keygen -y -f /var/lib/joist/node/ssh_host_"+kind+"_key"))[:2], " ")
+		if key, _ := keys[kind].(string); key != own {
+			t.Errorf("the report's %s key is %q, the node's %q", kind, key, own)
+		}
+	}
+	l.want(t, "host keys of sshd", "/usr/sbin/sshd -T | grep -ci '^hostkey /'; grep -c 'Unable to load' /var/log/joist/sshd.log || true", "3\n0")
 	l.kernelTest(t, "joist/hypervisor/network", "^TestKernelBondVLAN$")
 	checks := l.run(t, "grep -c '\"code\": \"link-speed-unknown\"' /var/lib/joist/node/install-report.json")
 	if strings.TrimSpace(checks) != "1" {

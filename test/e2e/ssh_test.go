@@ -74,6 +74,7 @@ func (n *runningNode) connect(ctx context.Context, t testing.TB) (*ssh.Client, e
 	defer stop()
 	c, chans, reqs, err := ssh.NewClientConn(conn, addr, &ssh.ClientConfig{
 		User: "root", Auth: []ssh.AuthMethod{ssh.PublicKeys(sshKey(t))}, HostKeyCallback: n.checkHost,
+		HostKeyAlgorithms: []string{ssh.KeyAlgoED25519}, // of three
 	})
 	if err != nil {
 		conn.Close()
