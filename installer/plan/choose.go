@@ -1,6 +1,7 @@
 package plan
 
 import (
+	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -232,6 +233,31 @@ func (p *Plan) existing(f probe.Facts, ds []probe.Disk, fs *finding.List) (goOn 
 		p.Existing = replaced[0].Installation
 	}
 	return true
+}
+
+// copies names disks that hold the same installation. Where one of them is to be
+// started, or its data kept, nothing says which is meant; one that is installed
+// over is no copy any more.
+func (p *Plan) copies(f probe.Facts, ds []probe.Disk, fs *finding.List) (clear bool) {
+	in := p.Answer.Install
+	clear = true
+	for _, g := range f.Copies() {
+		names, used := diskNames(g), false
+		for _, d := range g {
+			chosen := slices.ContainsFunc(ds, func(c probe.Disk) bool { return c.Name == d.Name })
+			replaced := in.Reinstall || in.Installation == d.Installation.ID || f.Unfinished(*d.Installation)
+			used = used || chosen && (p.Answer.Disk.Adopt || !replaced)
+		}
+		x := finding.Finding{Level: finding.Warn, Code: "disk-copied", Path: "/dev/" + g[0].Name,
+			Text: fmt.Sprintf("disks %s are copies of each other: both hold installation %s; a node that sees both does not start", names, g[0].Installation.ID),
+			Hint: "disconnect the copy, or erase it"}
+		if used {
+			x.Level, x.Text = finding.Stop, fmt.Sprintf("disks %s are copies of each other: both hold installation %s, and nothing says which one is meant", names, g[0].Installation.ID)
+			x.Hint, clear = "disconnect the copy and begin again", false
+		}
+		fs.Add(x)
+	}
+	return clear
 }
 
 // later sorts disks that are marked behind those that can be started for sure.

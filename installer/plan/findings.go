@@ -24,6 +24,7 @@ func Findings() []preflight.Row {
 		row("installation-unfinished", note, "an installation of ours on the disk was cut off by a power failure or the like; it is begun anew, whatever the answer says about installations", ""),
 		row("installation-interrupted", stop, "the one that was cut off kept data (`joist.disk.adopt`) and the answer does not ask for that, or the other way round", "repeat the answer of the first try, or name the installation whose data may be lost"),
 		row("installation-other", stop, "of several chosen disks one holds an installation that the answer does not name", "choose other disks, or set `[joist.install] reinstall = true`"),
+		row("disk-copied", stop, "two disks are copies of each other (dd) and one of them is to be started or adopted; a warning where neither is, or where it is installed over", "disconnect the copy"),
 		row("data-kept", note, "`joist.disk.adopt`: the data of the replaced installation is kept", ""),
 		row("adoption-impossible", stop, "`joist.disk.adopt`: the disks do not hold the data of one installation in the layout that is asked for", "leave out `joist.disk.adopt` (the data is then lost), or name the disks of that installation and its file system"),
 		row("vg-name-taken", warn, "another disk holds a volume group named `joist`; it is left alone", "rename it from the rescue shell before it is used on this node: `vgrename UUID NAME`"),

@@ -155,7 +155,7 @@ func (p *Plan) make(f probe.Facts, fs *finding.List) {
 		*fs = append(*fs, preflight.Target(f, d)...)
 	}
 	*fs = append(*fs, compare(f, ds, p.Answer)...)
-	if !p.existing(f, ds, fs) {
+	if !p.copies(f, ds, fs) || !p.existing(f, ds, fs) {
 		return
 	}
 	zfsReady(f, p.Answer, p.Image, fs)

@@ -236,12 +236,29 @@ func (f Facts) Find(name string) (Disk, bool) {
 	return Disk{}, false
 }
 
+// Copies are groups of disks with one identity: members of an installation have
+// one each, a copy (dd) has that of its source.
+func (f Facts) Copies() (groups [][]Disk) {
+	for _, d := range f.Disks {
+		if d.Installation == nil {
+			continue
+		}
+		i := slices.IndexFunc(groups, func(g []Disk) bool { return strings.EqualFold(g[0].Installation.GUID, d.Installation.GUID) })
+		if i < 0 {
+			groups = append(groups, []Disk{d})
+			continue
+		}
+		groups[i] = append(groups[i], d)
+	}
+	return slices.DeleteFunc(groups, func(g []Disk) bool { return len(g) < 2 })
+}
+
 // Unfinished says that the installation was cut off before it was over. Marks
 // go from one disk after the other when all is done, so that one disk without
-// a mark makes it a finished one.
+// a mark makes it a finished one; a copy of the disk says nothing about it.
 func (f Facts) Unfinished(in Installation) bool {
 	for _, d := range f.Disks {
-		if d.Installation != nil && d.Installation.ID == in.ID && !d.Installation.Unfinished {
+		if d.Installation != nil && d.Installation.ID == in.ID && d.Installation.GUID != in.GUID && !d.Installation.Unfinished {
 			return false
 		}
 	}

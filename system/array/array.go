@@ -29,6 +29,7 @@ const (
 // Member is a partition with a superblock of the array.
 type Member struct {
 	Path   string
+	Device string // its own UUID, hex
 	Disks  int    // of the array
 	Active int    // that this member knows to take part, itself among them
 	Events uint64 // counts changes: the member with most of them is up to date
@@ -53,6 +54,7 @@ func read(r io.ReaderAt, uuid string) (m Member, ok bool) {
 	if le.Uint32(b) != magic || le.Uint32(b[4:]) != 1 || hex.EncodeToString(b[16:32]) != strings.ReplaceAll(uuid, ":", "") {
 		return m, false
 	}
+	m.Device = hex.EncodeToString(b[168:184])
 	m.Disks, m.Events = int(le.Uint32(b[92:])), le.Uint64(b[200:])
 	for i := range min(le.Uint32(b[220:]), maxRoles) {
 		if le.Uint16(b[superSize+2*i:]) < noRole {
@@ -99,6 +101,18 @@ func Find(devs []block.Device, uuid string) []Member {
 		}
 	}
 	return out
+}
+
+// Copies are pairs of devices that claim to be the same one of the array.
+func Copies(ms []Member) (pairs [][2]string) {
+	for i, m := range ms {
+		for _, o := range ms[:i] {
+			if o.Device == m.Device {
+				pairs = append(pairs, [2]string{o.Path, m.Path})
+			}
+		}
+	}
+	return pairs
 }
 
 // newest is the member that is up to date.

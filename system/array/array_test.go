@@ -44,6 +44,10 @@ func TestRead(t *testing.T) {
 		{make([]byte, 8192), Member{}, false},
 		{super(1, 0, 1)[:4200], Member{}, false},
 	} {
+		if c.ok {
+			copy(c.b[superAt+168:], "0123456789abcdef") // device_uuid
+			c.want.Device = "30313233343536373839616263646566"
+		}
 		if m, ok := read(bytes.NewReader(c.b), uuid); ok != c.ok || m != c.want {
 			t.Errorf("%+v %v, want %+v %v", m, ok, c.want, c.ok)
 		}
@@ -135,5 +139,12 @@ func TestProblem(t *testing.T) {
 		if got := Problem(sys); got != c.want {
 			t.Errorf("%+v: %s", c, got)
 		}
+	}
+}
+
+// Two devices that claim to be the same one are a pair, others are not.
+func TestCopies(t *testing.T) {
+	if got := Copies([]Member{{Path: "a", Device: "1"}, {Path: "b", Device: "2"}, {Path: "c", Device: "1"}}); len(got) != 1 || got[0] != [2]string{"a", "c"} {
+		t.Error(got)
 	}
 }

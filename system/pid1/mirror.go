@@ -11,6 +11,29 @@ import (
 	"joist/system/bootdisk"
 )
 
+// alone says whether every disk of the system is there once, as far as the
+// kernel has seen them.
+func (s *system) alone() error {
+	devs, err := block.List("/sys")
+	if err != nil {
+		return err
+	}
+	return bootdisk.Alone(devs, "/sys", s.opt.Disk)
+}
+
+// distinct is alone for parts of a mirror or pool, which are found by what they
+// hold, whatever table they lie in.
+func distinct(pairs [][2]string) error {
+	devs, err := block.List("/sys")
+	if err == nil {
+		err = bootdisk.Distinct(devs, "/sys", pairs)
+	}
+	if err != nil {
+		return fmt.Errorf("%w; %s", err, bootdisk.CopiesCure)
+	}
+	return nil
+}
+
 // mirrorWait is how long a member is waited for that took part when the mirror
 // ran last. One that is known to be gone is not waited for.
 const mirrorWait = 15 * time.Second
@@ -29,6 +52,9 @@ func (s *system) findStorage(ctx context.Context) (string, error) {
 		return array.Find(devs, s.opt.Array), err
 	}, mirrorWait)
 	if err != nil {
+		return "", err
+	}
+	if err := distinct(array.Copies(ms)); err != nil {
 		return "", err
 	}
 	if n := array.Missing(ms); n > 0 {
@@ -71,6 +97,9 @@ func await[M any](ctx context.Context, what string, find func() ([]M, error), re
 // tendMirror takes disks back that were away and says what is wrong. The
 // dashboard says it for as long as it is so.
 func (s *system) tendMirror(ctx context.Context) error {
+	if err := s.alone(); err != nil {
+		return err
+	}
 	devs, err := block.List("/sys")
 	if err != nil {
 		return err
@@ -85,6 +114,9 @@ func (s *system) tendMirror(ctx context.Context) error {
 // endInstallation clears the mark of an installation that lost power between
 // its last steps: the system runs, so that it must not be taken for unfinished.
 func (s *system) endInstallation(context.Context) error {
+	if err := s.alone(); err != nil {
+		return err
+	}
 	devs, err := block.List("/sys")
 	if err != nil {
 		return err
@@ -99,6 +131,10 @@ func (s *system) endInstallation(context.Context) error {
 // reconcile brings the boot parts of all disks of the system to the state of
 // the one that counts, so that each of them starts the node alone.
 func (s *system) reconcile(ctx context.Context) error {
+	// a copy that came after the start would be written to
+	if err := s.alone(); err != nil {
+		return fmt.Errorf("%w; the node runs on the one that it started from: %s", err, bootdisk.CopiesCure)
+	}
 	slot, err := boot.ParseSlot(s.opt.Slot)
 	if err != nil {
 		return err

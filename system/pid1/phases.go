@@ -14,6 +14,7 @@ import (
 
 	"joist/api/node"
 	"joist/internal/run"
+	"joist/system/bootdisk"
 	"joist/system/cmdline"
 	"joist/system/devlog"
 	"joist/system/firstboot"
@@ -162,6 +163,9 @@ func (s *system) startUdev(ctx context.Context) error {
 }
 
 func (s *system) activateState(ctx context.Context) (err error) {
+	if err := s.alone(); err != nil {
+		return fmt.Errorf("%w; %s", err, bootdisk.CopiesCure)
+	}
 	if s.opt.Pool != "" {
 		return s.openPool(ctx)
 	}

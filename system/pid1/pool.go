@@ -40,6 +40,9 @@ func (s *system) openPool(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := distinct(pool.Copies(all)); err != nil {
+		return err
+	}
 	ms, apart, err := agreeing(all)
 	if err != nil {
 		return err
@@ -100,6 +103,9 @@ func (s *system) limitCache(context.Context) error {
 // says what is wrong and which must stay out. The dashboard says it for as long
 // as it is so.
 func (s *system) tendPool(ctx context.Context) error {
+	if err := s.alone(); err != nil {
+		return err
+	}
 	devs, err := block.List("/sys")
 	if err != nil {
 		return err

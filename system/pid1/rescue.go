@@ -13,6 +13,7 @@ import (
 	"joist/internal/run"
 	"joist/system/array"
 	"joist/system/block"
+	"joist/system/bootdisk"
 	"joist/system/pool"
 )
 
@@ -121,6 +122,15 @@ func RescueMount(ctx context.Context, r run.Runner, say func(string)) error {
 // theInstalled is the one system that is installed on this machine's disks.
 func theInstalled() (found, error) {
 	all := installed("/sys")
+	devs, err := block.List("/sys")
+	if err != nil {
+		return found{}, err
+	}
+	for _, f := range all {
+		if err := bootdisk.Alone(devs, "/sys", f.guid); err != nil {
+			return found{}, fmt.Errorf("find installed system: %w; %s", err, bootdisk.CopiesCure)
+		}
+	}
 	switch len(all) {
 	case 0:
 		return found{}, errors.New("find installed system: no disk has partitions joist-a and " + dataPartition)

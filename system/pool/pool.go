@@ -140,6 +140,18 @@ func newest(ms []Member) Member {
 	return slices.MaxFunc(ms, func(a, b Member) int { return int(min(max(int64(a.Txg-b.Txg), -1), 1)) })
 }
 
+// Copies are pairs of devices that claim to be the same one of the pool.
+func Copies(ms []Member) (pairs [][2]string) {
+	for i, m := range ms {
+		for _, o := range ms[:i] {
+			if o.GUID == m.GUID {
+				pairs = append(pairs, [2]string{o.Path, m.Path})
+			}
+		}
+	}
+	return pairs
+}
+
 // tops are the vdevs that the pool is spread over as far as they are known, each
 // as the newest label of its devices describes it.
 func tops(ms []Member) map[uint64]Member {

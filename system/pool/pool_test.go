@@ -329,3 +329,10 @@ func TestProblem(t *testing.T) {
 		}
 	}
 }
+
+// Two devices that claim to be the same one are a pair, others are not.
+func TestCopies(t *testing.T) {
+	if got := Copies([]Member{{Path: "a", GUID: 1}, {Path: "b", GUID: 2}, {Path: "c", GUID: 1}}); len(got) != 1 || got[0] != [2]string{"a", "c"} {
+		t.Error(got)
+	}
+}

@@ -15,6 +15,7 @@ import (
 
 	"joist/api/node"
 	"joist/system/block"
+	"joist/system/bootdisk"
 	"joist/system/loop"
 )
 
@@ -60,13 +61,16 @@ func names(devs []block.Device) string {
 // read from the disk itself: it is what tells two installations apart when
 // their disks are in one machine.
 func (b *boot) findSlot(ctx context.Context) error {
-	_, err := b.search(ctx, "slot "+b.opt.Slot, func(devs []block.Device) (bool, error) {
+	devs, err := b.search(ctx, "slot "+b.opt.Slot, func(devs []block.Device) (bool, error) {
 		d, ok := block.Find(devs, b.opt.Disk, b.opt.Partition())
 		b.image = d.Path()
 		return ok, nil
 	})
 	if err != nil {
 		return &problem{fmt.Errorf("%w, disk %s", err, b.opt.Disk), "check that the system disk is connected and shown by the firmware"}
+	}
+	if err := bootdisk.Alone(devs, "/sys", b.opt.Disk); err != nil {
+		return &problem{fmt.Errorf("find slot %s: %w", b.opt.Slot, err), bootdisk.CopiesCure}
 	}
 	b.log.Printf("          slot %s is %s", b.opt.Slot, b.image)
 	return nil

@@ -181,7 +181,8 @@ const (
 	mirrorHas = `cat /sys/block/md127/md/raid_disks /sys/block/md127/md/degraded; ls /sys/block/md127/slaves`
 )
 
-// TestLayoutXFS: state and local on XFS, which survives a power cut.
+// TestLayoutXFS: state and local on XFS, which survives a power cut. A copy of
+// the disk beside it is never taken for it.
 func TestLayoutXFS(t *testing.T) {
 	l := newLayout(t, 1).byUEFI(t)
 	l.install(t, `"ext4"`, `"xfs"`)
@@ -195,6 +196,29 @@ func TestLayoutXFS(t *testing.T) {
 	l.run(t, "echo more > /var/lib/vz/more; sync /var/lib/vz/more")
 	l.cut(t)
 	l.rescue(t) // with a log that is not replayed
+	l.copied(t)
+}
+
+// copied starts from a disk whose copy is there, too.
+func (l *layout) copied(t *testing.T) {
+	t.Helper()
+	clone := filepath.Join(t.TempDir(), "copy.qcow2")
+	if err := vm.Overlay(t.Context(), l.disks[0], clone); err != nil {
+		t.Fatal(err)
+	}
+	over := filepath.Join(t.TempDir(), "over.qcow2") // the base must not change
+	if err := vm.Overlay(t.Context(), l.disks[0], over); err != nil {
+		t.Fatal(err)
+	}
+	c := l.config(l.img)
+	c.Disks = attached([]string{over, clone})
+	m := vm.Run(t, c)
+	if _, err := m.WaitFor(within(t, node.BootTime), "are copies of each other"); err != nil {
+		t.Errorf("with a copy beside the disk: %v\n%s", err, m.Serial(0).Tail(20))
+	}
+	if err := m.Kill(); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // TestLayout4Kn: a disk whose logical sectors have 4096 bytes.
