@@ -107,6 +107,7 @@ type Network struct {
 	VLAN          int    `json:"vlan,omitempty"`           // 802.1Q tag of the addresses, 0: untagged
 	MTU           int    `json:"mtu,omitempty"`            // of cards, bond and bridge, 0: the kernel's
 	Bond          *Bond  `json:"bond,omitempty"`           // below the bridge; MAC is then its first card's
+	Pins          []Card `json:"pins,omitempty"`           // names that cards have whatever the kernel calls them
 }
 
 // Bond joins cards to one link (bonding(4): Documentation/networking/bonding.rst).

@@ -83,7 +83,11 @@ func (d *daemon) run(ctx context.Context) error {
 		carrier = make(chan bool, 1)
 	)
 	for {
+		named := d.pin()
 		b, err := ensure(d.cfg.Network)
+		if b.trouble == "" {
+			b.trouble = named
+		}
 		if err == nil {
 			if !started {
 				started = true
@@ -117,6 +121,19 @@ func (d *daemon) run(ctx context.Context) error {
 		}
 		timer.Stop()
 	}
+}
+
+// pin gives the cards their names. A card that keeps another one works all the
+// same: trouble says it.
+func (d *daemon) pin() (trouble string) {
+	done, trouble, err := pin(d.cfg.Network.Pins)
+	for _, r := range done {
+		d.log.Info("network card renamed", "from", r.From, "to", r.To)
+	}
+	if err != nil {
+		return err.Error()
+	}
+	return trouble
 }
 
 // configure waits for a node.json that can be used.

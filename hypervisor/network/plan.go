@@ -102,8 +102,8 @@ func checkNetwork(n node.Network) error {
 	if n.MTU != 0 && (n.MTU < 1280 || n.MTU > 9216) {
 		return fmt.Errorf("an MTU of %d is not possible: 1280 to 9216", n.MTU)
 	}
-	if n.Bond == nil {
-		return nil
+	if err := checkPins(n); err != nil || n.Bond == nil {
+		return err
 	}
 	for what, known := range map[string]bool{
 		"mode " + n.Bond.Mode:     slices.Contains([]string{"active-backup", "802.3ad", "balance-xor", "balance-rr", "balance-tlb", "balance-alb", "broadcast"}, n.Bond.Mode),

@@ -52,6 +52,8 @@ func cases() [][]string {
 		{src, strings.Replace(static, "192.0.2.10/24", "2001:db8::10/64", 1)}, {src, strings.Replace(static, "eth0", "eth[", 1)}, {src, strings.Replace(static, "INTERFACE", "interface", 1)},
 		{src, "interface-name-pinning.enabled = true\ninterface-name-pinning.mapping.\"52-54\" = \"0\""},
 		{src, "interface-name-pinning.mapping = {\"52:54:00:00:00:01\" = \"nic0\", \"52:54:00:00:00:02\" = \"nic0\", \"52:54:00:00:00:03\" = \"a-b\"}"},
+		{src, "interface-name-pinning.enabled = false\ninterface-name-pinning.mapping.\"52:54:00:00:00:01\" = \"nic0\""},
+		{src, "interface-name-pinning.enabled = true\ninterface-name-pinning.mapping = {\"52:54:00:00:00:01\" = \"vmbr0\", \"52:54:00:00:00:02\" = \"lan2\"}"},
 		{fs, `filesystem = "xfs"`}, {fs, `filesystem = "btrfs"`}, {fs, "filesystem = \"btrfs\"\nbtrfs.raid = \"raid5\""}, {fs, "filesystem = \"zfs\""}, {fs, "filesystem = \"zfs\"\nlvm.hdsize = 30"},
 		zfs("raid0", `"sda"`), zfs("raid0", `"sda", "sdb"`), zfs("raid1", `"sda"`), zfs("raid10", `"a", "b", "c"`), zfs("raid10", `"a", "b", "c", "d", "e"`), zfs("raidz-1", `"a", "b"`), zfs("raidz-2", `"a", "b", "c"`), zfs("raidz-3", `"a", "b", "c", "d"`), zfs("raidz", `"a"`),
 		append(zfs("raid1", `"a", "b"`), list, "", `[disk-setup]`, "[disk-setup]\nzfs.ashift = 17\nzfs.arc-max = 1\nzfs.copies = 4\nzfs.compress = \"lz5\"\nzfs.checksum = \"off\"\nzfs.hdsize = 0"),

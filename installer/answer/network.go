@@ -48,8 +48,19 @@ var (
 	hexDigits = regexp.MustCompile(`^[0-9a-fA-F]{64}$`)
 )
 
+// ours are beginnings of names that links of a node have.
+var ours = regexp.MustCompile(`^(lo|(vmbr|bond|tap|veth|fw|pin)[0-9a-z]*)$`)
+
 func (c *checker) pinning() {
 	names := map[string]string{}
+	const enabled = "network.interface-name-pinning.enabled"
+	if len(c.a.Network.Mapping) > 0 && !c.a.Network.Pinning && !c.a.bad[enabled] {
+		if _, off := c.a.at[enabled]; off {
+			c.stop(enabled, "answer-conflict", "set it to true, or remove the mapping", "a mapping of names has no meaning while pinning is off")
+		} else {
+			c.missing(enabled, "add interface-name-pinning.enabled = true, or remove the mapping")
+		}
+	}
 	for _, k := range slices.Sorted(maps.Keys(c.a.Network.Mapping)) {
 		key, v := "network.interface-name-pinning.mapping."+k, c.a.Network.Mapping[k]
 		other, taken := names[v]
@@ -58,6 +69,8 @@ func (c *checker) pinning() {
 			c.stop(key, "answer-wrong-value", "write a hardware address, like \"52:54:00:12:34:56\"", "%q is not a hardware address", k)
 		case !pinned.MatchString(v):
 			c.stop(key, "answer-wrong-value", "begin with a letter, then letters, digits and _, 15 in all, like nic0", "%q is not a name for an interface", v)
+		case ours.MatchString(v):
+			c.stop(key, "answer-wrong-value", "use another name, like nic0 or lan1", "the name %q is for links that the node makes", v)
 		case taken:
 			c.stop(key, "answer-conflict", "give each card a name of its own", "%s and %s get the same name %q", other, k, v)
 		}

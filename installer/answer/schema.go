@@ -71,9 +71,9 @@ func networkKeys() []field {
 		{path: "network.filter.*", want: text,
 			ref: func(a *Answer) any { return &a.Network.Filter }, does: "the network card of the management bridge; one matching property is enough, exactly one card must match"},
 		{path: "network.interface-name-pinning.enabled", want: flag,
-			ref: func(a *Answer) any { return &a.Network.Pinning }, does: "nothing more than already holds: the bridge finds its card by hardware address, whatever the kernel names it"},
+			ref: func(a *Answer) any { return &a.Network.Pinning }, does: "network cards are named nic0, nic1, … or as the mapping says", unset: "network cards keep the names that they have now"},
 		{path: "network.interface-name-pinning.mapping.*", want: text,
-			ref: func(a *Answer) any { return &a.Network.Mapping }, does: "a name for the card with this hardware address; names stay as the kernel gives them"},
+			ref: func(a *Answer) any { return &a.Network.Mapping }, does: "a name for the card with this hardware address"},
 	}
 }
 

@@ -8,9 +8,11 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
+	"joist/api/node"
 	"joist/installer/answer"
 	"joist/installer/plan"
 	"joist/installer/preflight"
@@ -86,6 +88,7 @@ type cardInfo struct {
 	MAC        string            `json:"mac"`
 	Address    string            `json:"address,omitempty"`
 	Management bool              `json:"is-management,omitempty"`
+	Pinned     bool              `json:"is-pinned,omitempty"`
 	Udev       map[string]string `json:"udev-properties"`
 }
 
@@ -134,6 +137,9 @@ func Notice(p plan.Plan, f probe.Facts, r Running) ([]byte, error) {
 	}
 	for _, c := range f.NICs {
 		x := cardInfo{Name: c.Name, MAC: c.MAC, Management: c.MAC == p.NIC.MAC, Udev: some(c.Udev)}
+		if i := slices.IndexFunc(p.Pins, func(q node.Card) bool { return strings.EqualFold(q.MAC, c.MAC) }); i >= 0 {
+			x.Name, x.Pinned = p.Pins[i].Name, p.Answer.Network.Pinning
+		}
 		if x.Management {
 			x.Address = r.Address
 		}

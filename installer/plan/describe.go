@@ -28,6 +28,7 @@ func (p Plan) Describe() string {
 	c := p.NodeConfig("")
 	fmt.Fprintf(&b, "node        %s, time zone %s, keyboard %s\n", p.Answer.Global.FQDN, c.Timezone, c.Keyboard)
 	fmt.Fprintf(&b, "network     %s\n", describeNetwork(c.Network))
+	p.describePins(func(format string, args ...any) { fmt.Fprintf(&b, format, args...) })
 	if c := p.Answer.Cluster; c.Address != "" {
 		fmt.Fprintf(&b, "cluster     joins that of %s at the first start; token set\n", c.Address)
 	}

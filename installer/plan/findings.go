@@ -47,7 +47,7 @@ func Findings() []preflight.Row {
 		row("first-boot-missing", stop, "`[first-boot] source = \"from-iso\"`, and the medium holds no program", "build the medium with it: `joist build iso --first-boot FILE`; or put it on a server and set `source = \"from-url\"`"),
 		row("first-boot-invalid", stop, "the medium's first-boot program is empty, larger than 1 MiB, or neither script nor program", "correct it and build the medium again"),
 		row("first-boot-unused", note, "the medium holds a first-boot program and the answer does not ask for it", ""),
-		row("pinning-not-needed", note, "the answer pins names of network cards", ""),
+		row("pinning-card-missing", warn, "`network.interface-name-pinning.mapping` names a card that the machine does not have", "correct the hardware address; the finding lists the cards"),
 		row("subscription-unused", note, "the answer holds a subscription key", ""),
 		row("image-too-large", stop, "the medium's files do not fit slot or boot partition", "use a larger disk, or build a smaller image"),
 		row("medium-incomplete", stop, "the medium lacks a file", "write the medium again and check its checksum"),

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"time"
 
+	"joist/api/node"
 	"joist/image/boot"
 	"joist/image/disk"
 	"joist/installer/answer"
@@ -108,6 +109,7 @@ type Plan struct {
 	Disk           probe.Disk          `json:"disk"`
 	NIC            probe.NIC           `json:"nic"`
 	Bond           []probe.NIC         `json:"bond,omitempty"` // cards of the bond, NIC is the first
+	Pins           []node.Card         `json:"pins,omitempty"` // the names that all cards have on the node
 	Firmware       probe.Firmware      `json:"firmware"`
 	ConsoleArgs    []string            `json:"console_args"`
 	InstallationID string              `json:"installation_id"`
@@ -142,6 +144,7 @@ func (p *Plan) make(f probe.Facts, fs *finding.List) {
 		return
 	}
 	known := p.chooseCards(f, fs)
+	p.pin(f, fs)
 	hostName(f, p.NIC, &p.Answer, fs)
 	if !known {
 		return

@@ -396,8 +396,8 @@ func TestUnattendedIsStricter(t *testing.T) {
 		a    answer.Answer
 		want string
 	}{
-		{unattended(t, zfs), "firmware-mode secure-boot link-speed-unknown pinning-not-needed subscription-unused zfs-key-not-enrolled! vg-name-taken pool-name-taken disk-holds-data!"},
-		{unattended(t, zfs+"[joist.disk]\noverwrite = [\"0123456789abcdef\"]"), "firmware-mode secure-boot link-speed-unknown pinning-not-needed subscription-unused zfs-key-not-enrolled! vg-name-taken pool-name-taken"},
+		{unattended(t, zfs), "firmware-mode secure-boot link-speed-unknown subscription-unused zfs-key-not-enrolled! vg-name-taken pool-name-taken disk-holds-data!"},
+		{unattended(t, zfs+"[joist.disk]\noverwrite = [\"0123456789abcdef\"]"), "firmware-mode secure-boot link-speed-unknown subscription-unused zfs-key-not-enrolled! vg-name-taken pool-name-taken"},
 		{person, "firmware-mode secure-boot link-speed-unknown zfs-key-not-enrolled vg-name-taken pool-name-taken disk-holds-data!"},
 	} {
 		_, fs := made(f, c.a, image(), identity(t))

@@ -53,9 +53,6 @@ func refuse(a answer.Answer, fs *finding.List) {
 		}
 		fs.Stopf("btrfs-not-offered", "disk-setup.filesystem", hint+" in place of the btrfs keys", "there is no layout on btrfs; the nearest one is ZFS %s", b.RAID)
 	}
-	if a.Network.Pinning || len(a.Network.Mapping) > 0 {
-		fs.Notef("pinning-not-needed", "network.interface-name-pinning", "names of network cards stay as the kernel gives them: the bridge finds its card by hardware address")
-	}
 	if a.Global.SubscriptionKey != "" {
 		fs.Notef("subscription-unused", "global.subscription-key", "there are no subscriptions; the key is not kept")
 	}

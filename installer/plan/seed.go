@@ -48,7 +48,7 @@ func (p Plan) NodeConfig(vgUUID string) node.Config {
 		InstallationID: p.InstallationID, Installed: p.Time.UTC().Format(time.RFC3339), Version: p.Image.Version,
 		Timezone: a.Global.Timezone, Keyboard: a.Global.Keyboard, Country: strings.ToLower(a.Global.Country), MailTo: a.Global.MailTo,
 		AptMirror: a.Install.AptMirror,
-		Network:   node.Network{Bridge: "vmbr0", MAC: p.NIC.MAC, Link: p.NIC.Name, Method: "dhcp", Search: strings.ToLower(a.Global.Domain())},
+		Network:   node.Network{Bridge: "vmbr0", MAC: p.NIC.MAC, Link: p.nodeName(p.NIC), Pins: p.Pins, Method: "dhcp", Search: strings.ToLower(a.Global.Domain())},
 		Storage:   p.storageConfig(vgUUID),
 	}
 	n := &c.Network
@@ -59,7 +59,7 @@ func (p Plan) NodeConfig(vgUUID string) node.Config {
 	if len(p.Bond) > 0 {
 		n.Bond = &node.Bond{Mode: a.Link.Bond.Mode, Hash: a.Link.Bond.Hash, LACPRate: a.Link.Bond.LACPRate}
 		for _, card := range p.Bond {
-			n.Bond.Cards = append(n.Bond.Cards, node.Card{MAC: card.MAC, Name: card.Name})
+			n.Bond.Cards = append(n.Bond.Cards, node.Card{MAC: card.MAC, Name: p.nodeName(card)})
 		}
 	}
 	return c

@@ -86,8 +86,9 @@ func serveTLS(t *testing.T, l net.Listener, h http.Handler) string {
 // TestUnattendedHTTP: a machine without any answer of its own finds a server by
 // DHCP, trusts its certificate by fingerprint alone, installs what it says, over
 // two cards as one, and reports. The medium's program runs once, before the node
-// has its network.
+// has its network. A card that is added later takes no other's name.
 func TestUnattendedHTTP(t *testing.T) {
+	const secondMAC = "52:54:00:4a:00:02"
 	l := newLayout(t, 1)
 	at, err := l.LAN.Listen("10.77.0.2:443")
 	if err != nil {
@@ -96,6 +97,7 @@ func TestUnattendedHTTP(t *testing.T) {
 	hook := &answers{failures: 1}
 	print := serveTLS(t, at, hook)
 	hook.text = []byte(strings.Replace(string(answerFile(t)), `fqdn = "`+fqdn+`"`, "fqdn.source = \"from-dhcp\"\nfqdn.domain = \"test.example\"", 1) +
+		"[network.interface-name-pinning]\nenabled = true\nmapping = {\"" + secondMAC + "\" = \"lan2\"}\n" +
 		"[joist.network]\nmtu = 1400\nsecond-cidr = \"2001:db8::77/64\"\nbond.mode = \"active-backup\"\nbond.filter.ID_NET_DRIVER = \"virtio_net\"\n" +
 		"[post-installation-webhook]\nurl = \"https://10.77.0.2/installed\"\ncert-fingerprint = \"" + print + "\"\nauth-token = \"hook-token\"\n[first-boot]\nsource = \"from-iso\"\nordering = \"before-network\"\n")
 	l.img.path = imageWith(t, "--first-boot", []byte("#!/bin/sh\nfor i in 1 2 3 4 5 6; do ls /sys/class/net | grep -c vmbr0 >> /var/lib/vz/program; sleep 1; done; echo it ran\n"))
@@ -104,7 +106,7 @@ func TestUnattendedHTTP(t *testing.T) {
 	l.LAN.DHCPOption(12, nodeName)
 
 	twoCards := l.config(l.img)
-	twoCards.NICs = append(twoCards.NICs, vm.NIC{Port: vm.NewPort(t, l.LAN, "second"), MAC: "52:54:00:4a:00:02"})
+	twoCards.NICs = append(twoCards.NICs, vm.NIC{Port: vm.NewPort(t, l.LAN, "second"), MAC: secondMAC})
 	c := twoCards
 	c.NoReboot, c.Media, c.Disks = true, []vm.Medium{{Path: l.img.path}}, attached(l.disks)
 	m := vm.Run(t, c)
@@ -136,9 +138,11 @@ func TestUnattendedHTTP(t *testing.T) {
 	}
 
 	twoCards.Disks = attached(l.disks)
+	twoCards.NICs = append([]vm.NIC{{Port: vm.NewPort(t, l.LAN, "third"), MAC: "52:54:00:4a:00:03"}}, twoCards.NICs...) // the kernel's eth0
 	l.Machine = vm.Run(t, twoCards)
 	l.login(t)
 	l.want(t, "bond", "cat /sys/class/net/bond0/bonding/mode /sys/class/net/bond0/bonding/slaves | wc -w", "4") // active-backup 1, and two cards
+	l.want(t, "names of the cards", "cd /sys/class/net; ls -d eth* lan* nic*; cat bond0/bonding/slaves", "eth0\nlan2\nnic0\nnic0 lan2")
 	l.want(t, "MTU", "cat /sys/class/net/bond0/mtu /sys/class/net/vmbr0/mtu", "1400\n1400")
 	l.want(t, "IPv6", "grep -c '^20010db8000000000000000000000077 .* vmbr0$' /proc/net/if_inet6", "1")
 	l.want(t, "bridges while the first start's program ran", "tr -d '\\n' < /var/lib/vz/program; ls /var/lib/joist/firstboot; grep -c 'it ran' /var/log/joist/firstboot.log", "000000state.json\n1")
