@@ -41,7 +41,7 @@ e2e: iso netboot template ## all end-to-end tests (hours without hardware virtua
 
 soak: iso netboot template ## the end-to-end tests again and again until one fails (COUNT=10), and power cuts (CUTS=200)
 	scripts/tools.sh
-	JOIST_NEED_TOOLS=1 JOIST_CUTS=$(CUTS) $(GO) test ./test/e2e -count=1 -run '^TestPowerCut$$' -v -timeout 0
+	JOIST_NEED_TOOLS=1 JOIST_CUTS=$(CUTS) $(GO) test ./test/e2e -count=1 -run '^TestPowerCut(ZFS)?$$' -v -timeout 0
 	JOIST_NEED_TOOLS=1 $(GO) test ./test/e2e -count=$(COUNT) -failfast -v -timeout 0
 
 bench: iso template ## all benchmarks; figures into build/figures-build.md and build/figures.md

@@ -162,11 +162,20 @@ func adopted(t *testing.T, state string) (*machine, plan.Plan) {
 	m.write(t, targetDir+"/state/lib/joist/node/machine-id", []byte("as it was\n"))
 	m.write(t, targetDir+"/state/lib/joist/node/ssh_host_ed25519_key", []byte("a key of some other kind\n"))
 	m.write(t, targetDir+"/state/lib/joist/node/node.json", []byte("old"))
+	for _, name := range guestFiles() {
+		m.write(t, targetDir+"/state/"+name, []byte(name))
+	}
 	return m, m.plan(t, func(a *answer.Answer) {
 		mirror(a)
 		a.Disk.Adopt, a.Install.Reinstall = true, true
 		a.Cluster = answer.Cluster{Address: "n0", Token: "joist-secret", Fingerprint: "AB"}
 	})
+}
+
+// guestFiles are on the state volume what virtual machines and containers have
+// there; their disks are volumes that nobody opens.
+func guestFiles() []string {
+	return []string{"lib/joist/etcd/member/wal/0.wal", "lib/joist/cluster/state.json", "lib/joist/tasks/index", "log/joist/joistd.log", "lib/joist/node/ssh_host_rsa_key"}
 }
 
 // What is kept is opened, not made: no command writes to the volumes but the
@@ -195,8 +204,15 @@ func TestApplyAdopts(t *testing.T) {
 				t.Errorf("%s: %v %v", name, st, err)
 			}
 		}
-		if m.table(t, "vdb").Marks() != 0 {
-			t.Error("the second disk is marked")
+		for _, name := range guestFiles() {
+			if b, err := os.ReadFile(m.Path(targetDir, "state", name)); err != nil || string(b) != name {
+				t.Errorf("%s: %q (%v)", name, b, err)
+			}
+		}
+		for _, disk := range []string{"vda", "vdb"} {
+			if m.table(t, disk).Marks() != 0 {
+				t.Errorf("%s is marked", disk)
+			}
 		}
 	}
 	m, p := adopted(t, "")

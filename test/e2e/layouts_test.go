@@ -305,12 +305,15 @@ func TestLayoutMirror(t *testing.T) {
 	l.rescue(t)
 }
 
-// TestLayoutAdopt: a node is installed over, and its guests are still there.
+// TestLayoutAdopt: a node is installed over, and its guests are still there, a
+// virtual machine and a container.
 func TestLayoutAdopt(t *testing.T) {
 	l := newLayout(t, 1)
 	l.install(t)
 	l.start(t, l.disks...)
 	g := guestOf{n: l.runningNode, kind: "qemu", id: 100}.create(t, client.Params{"memory": "128", "scsi0": "local-lvm:1", "net0": vmHardware})
+	archive := l.upload(t, "vztmpl", "debian-13-standard_test_amd64.tar.zst", template(t))
+	ct := guestOf{n: l.runningNode, kind: "lxc", id: 101}.create(t, client.Params{"ostemplate": archive, "rootfs": "local-lvm:2", "memory": guestMemory, "net0": ctNetwork})
 	l.run(t, "echo image > /var/lib/vz/template/iso/kept.iso")
 	id := strings.TrimSpace(l.run(t, `sed -n 's/.*"installation_id": "\([0-9a-f]*\)".*/\1/p' /var/lib/joist/node/node.json`))
 	l.off(t)
@@ -321,9 +324,11 @@ func TestLayoutAdopt(t *testing.T) {
 		t.Error("the node still has the old installation's id")
 	}
 	l.want(t, "a file of local", "cat /var/lib/vz/template/iso/kept.iso", "image")
-	g.start(t)
-	g.wantStatus(t, "running")
-	g.stop(t)
+	for _, g := range []guestOf{g, ct} {
+		g.start(t)
+		g.wantStatus(t, "running")
+		g.stop(t)
+	}
 	l.task(t, taskTime, http.MethodDelete, "/nodes/"+l.Name+"/storage/local/content/local:iso/kept.iso", nil)
 }
 

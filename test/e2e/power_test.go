@@ -28,6 +28,11 @@ func TestPowerCut(t *testing.T) {
 	powerCuts(t, number(t, "JOIST_CUTS", 20), uint64(number(t, "JOIST_CUT_SEED", 2)))
 }
 
+// TestPowerCutZFS: the same while a pool is made.
+func TestPowerCutZFS(t *testing.T) {
+	powerCuts(t, number(t, "JOIST_CUTS", 20), uint64(number(t, "JOIST_CUT_SEED", 2)), `filesystem = "ext4"`, "filesystem = \"zfs\"\nzfs.raid = \"raid0\"")
+}
+
 // number is that of an environment variable.
 func number(t *testing.T, name string, otherwise int) int {
 	t.Helper()
@@ -46,10 +51,11 @@ func number(t *testing.T, name string, otherwise int) int {
 // stays up. Images of what a power cut could have left, at moments spread over
 // the whole of it, are attached to the same installer one after the other; the
 // same command installs on each without being told more. Another disk is
-// attached beside them, an installation with a volume group of the same name,
-// and is not written to. The last image is booted to its API.
-func powerCuts(t *testing.T, cuts int, seed uint64) {
-	x := newInstaller(t)
+// attached beside them, an installation with a volume group or a pool of the
+// same name, and is not written to. The last image is booted to its API. The
+// answer is the tests', changed by pairs of old and new text.
+func powerCuts(t *testing.T, cuts int, seed uint64, changes ...string) {
+	x := newInstaller(t, changes...)
 	recorded, nbd := x.serve(t, "record", faults.Create)
 	x.plug(t, "record", vm.Disk{NBD: nbd})
 	took := x.install(t)
@@ -127,7 +133,7 @@ type longInstaller struct {
 	shell *terminal
 }
 
-func newInstaller(t *testing.T) *longInstaller {
+func newInstaller(t *testing.T, changes ...string) *longInstaller {
 	t.Helper()
 	x := &longInstaller{img: medium(t)}
 	var err error
@@ -136,12 +142,7 @@ func newInstaller(t *testing.T) *longInstaller {
 	}
 	t.Cleanup(func() { os.RemoveAll(x.dir) })
 	volume := filepath.Join(x.dir, "answer.iso")
-	hash, err := apply.HashPassword(password) // which takes the software CPU seconds
-	if err != nil {
-		t.Fatal(err)
-	}
-	answer := strings.NewReplacer(`disk-list = ["vda"]`, `disk-list = ["sda"]`, fmt.Sprintf("root-password = %q", password), fmt.Sprintf("root-password-hashed = %q", hash)).Replace(string(answerFile(t)))
-	if err := node.AnswerVolume(t.Context(), volume, []byte(answer)); err != nil {
+	if err := node.AnswerVolume(t.Context(), volume, hashedAnswer(t, append(changes, `disk-list = ["vda"]`, `disk-list = ["sda"]`)...)); err != nil {
 		t.Fatal(err)
 	}
 	x.m = vm.Run(t, vm.Config{
@@ -161,6 +162,18 @@ func newInstaller(t *testing.T) *longInstaller {
 		t.Fatal(err)
 	}
 	return x
+}
+
+// hashedAnswer is the tests' answer, changed by pairs of old and new text. Its
+// password is hashed already, which takes the software CPU seconds.
+func hashedAnswer(t *testing.T, changes ...string) []byte {
+	t.Helper()
+	hash, err := apply.HashPassword(password)
+	if err != nil {
+		t.Fatal(err)
+	}
+	changes = append(changes, fmt.Sprintf("root-password = %q", password), fmt.Sprintf("root-password-hashed = %q", hash))
+	return []byte(strings.NewReplacer(changes...).Replace(string(answerFile(t))))
 }
 
 // serve makes a disk and a block server for it.
