@@ -19,19 +19,41 @@ import (
 var figureLayouts = [...]struct {
 	name, disk string // lines of [disk-setup] and below
 	disks      int
+	look       string // what docs/recovery.md says, by hand
 }{
-	{"LVM, ext4", "filesystem = \"ext4\"\n%s", 1},
-	{"LVM, xfs", "filesystem = \"xfs\"\n%s", 1},
-	{"LVM on a mirror, ext4", "filesystem = \"ext4\"\n%s\n[joist.disk]\nraid = \"raid1\"", 2},
-	{"ZFS, one disk", "filesystem = \"zfs\"\nzfs.raid = \"raid0\"\n%s", 1},
-	{"ZFS, mirror", "filesystem = \"zfs\"\nzfs.raid = \"raid1\"\n%s", 2},
-	{"ZFS, raidz-1", "filesystem = \"zfs\"\nzfs.raid = \"raidz-1\"\n%s", 3},
+	{"LVM, ext4", "filesystem = \"ext4\"\n%s", 1, byGroup("/dev/sda5", "noload")},
+	{"LVM, xfs", "filesystem = \"xfs\"\n%s", 1, byGroup("/dev/sda5", "norecovery")},
+	{"LVM on a mirror, ext4", "filesystem = \"ext4\"\n%s\n[joist.disk]\nraid = \"raid1\"", 2,
+		"vgchange -an --devices /dev/md127 joist && mdadm --stop /dev/md127 && mdadm --assemble --run --readonly /dev/md127 /dev/sda5 /dev/sdb5 && " +
+			byGroup("/dev/md127", "noload") + " && mdadm --stop /dev/md127"},
+	{"ZFS, one disk", "filesystem = \"zfs\"\nzfs.raid = \"raid0\"\n%s", 1, byPool("-d /dev/sda5")},
+	{"ZFS, mirror", "filesystem = \"zfs\"\nzfs.raid = \"raid1\"\n%s", 2, byPool("-d /dev/sdb5")},
+	{"ZFS, raidz-1", "filesystem = \"zfs\"\nzfs.raid = \"raidz-1\"\n%s", 3, byPool("-d /dev/sda5 -d /dev/sdc5")},
+}
+
+// byGroup looks into volume local of a group, and reads a guest's disk where the
+// group can be written to.
+func byGroup(device, option string) string {
+	s := "mkdir -p /run/look && "
+	if device != "/dev/md127" {
+		s += "vgchange -an --devices " + device + " joist && lvcreate --devices " + device + " -y -V 64M --thinpool data -n vm-100-disk-0 joist && vgchange -an --devices " + device + " joist && " +
+			"lvchange -ay --devices " + device + " joist/local joist/vm-100-disk-0 && dd if=/dev/joist/vm-100-disk-0 of=/run/vm-100.raw bs=1M && rm /run/vm-100.raw && "
+	}
+	return s + "lvchange -ay --devices " + device + " joist/local && mount -o ro," + option + " /dev/joist/local /run/look && ls /run/look/template /run/look/dump && " +
+		"umount /run/look && vgchange -an --devices " + device + " joist"
+}
+
+// byPool looks into dataset local.
+func byPool(devices string) string {
+	return "zpool export rpool && modprobe zfs && zpool import " + devices + " -N -f -o readonly=on rpool && zfs list -t all && mkdir -p /run/look && " +
+		"mount -t zfs -o ro rpool/local /run/look && umount /run/look && zpool export rpool"
 }
 
 // TestLayoutFigures times the installation of each layout, and beside it, in the
 // same machine, copying to each of its disks what the installer copies there,
 // with fsync. Before either nothing of the medium is in memory. It writes
-// build/figures-layouts.md; no figure is a gate.
+// build/figures-layouts.md; no figure is a gate. In between the rescue system
+// looks into the layout, by its verb and by hand.
 func TestLayoutFigures(t *testing.T) {
 	x := newInstaller(t)
 	volume, files := filepath.Join(x.dir, "layouts.iso"), map[string][]byte{}
@@ -57,6 +79,8 @@ func TestLayoutFigures(t *testing.T) {
 		if !strings.Contains(out, "Joist is installed.") {
 			t.Fatalf("%s: the installer said:\n%s", l.name, out)
 		}
+		wantLines(t, x.shell.run(t, 2*time.Minute, "joist-init rescue-mount 2>&1"), "mounted state read-only on /mnt/state", "mounted local read-only on /mnt/local")
+		x.shell.run(t, 2*time.Minute, "{ umount /mnt/state /mnt/local && "+l.look+"; } 2>&1")
 		x.disks(t, l.disks, false)
 
 		x.disks(t, l.disks, true)
