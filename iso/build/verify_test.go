@@ -255,10 +255,29 @@ func wrapped(t *testing.T, dir string) {
 	binary.LittleEndian.PutUint16(core[2558:], 0x820)
 	hybrid[510], hybrid[511] = 0x55, 0xaa
 	files["/bios.img"], files["/efi.img"] = tree.Bytes(core), tree.Bytes(bytes.Repeat([]byte("efi "), 20000))
+	files[programFile] = tree.Bytes("#!/bin/sh\n")
 	spec := media.Spec{Files: files, VolumeID: "JOIST", Application: "JOIST 1.0.0 BUILD 0123456789ABCDEF", Date: b.built, BIOS: "/bios.img", EFI: "/efi.img",
 		HybridMBR: tree.Bytes(hybrid), DiskGUID: "00112233-4455-6677-8899-AABBCCDDEEFF"}
 	if err := writeFile(filepath.Join(dir, "x.iso"), func(f *os.File) error { return media.Write(t.Context(), f, spec) }); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// What a medium holds beside a build is part of what is made again.
+func TestTakeInside(t *testing.T) {
+	dir, to := t.TempDir(), t.TempDir()
+	wrapped(t, dir)
+	var o Options
+	if err := o.takeInside(filepath.Join(dir, "x.iso"), to); err != nil || o.Answer != "" || o.From.URL != "" {
+		t.Errorf("%+v, %v", o, err)
+	}
+	if b, err := os.ReadFile(o.Program); err != nil || string(b) != "#!/bin/sh\n" {
+		t.Errorf("%q, %v", b, err)
+	}
+	put(t, filepath.Join(dir, "damaged"), "nothing")
+	o = Options{}
+	if err := o.takeInside(filepath.Join(dir, "damaged"), to); err != nil || o.Program != "" {
+		t.Errorf("%+v, %v", o, err)
 	}
 }
 
