@@ -48,7 +48,7 @@ bench: iso template ## all benchmarks; figures into build/figures-build.md and b
 	scripts/tools.sh bench
 	JOIST_BENCH=1 JOIST_BENCH_BOOT=1 JOIST_BENCH_INSTALLED=1 $(GO) test ./test/bench -run TestBuildFigures -count=1 -v -timeout 180m
 	$(GO) test -run '^$$' -bench . ./...
-	$(E2E) -run TestFigures -timeout 60m
+	$(E2E) -run '^Test(Layout)?Figures$$' -timeout 90m
 
 fuzz: go-version ## every fuzz target of builder and installer, FUZZTIME each (10m)
 	scripts/fuzz.sh
