@@ -25,16 +25,25 @@ import (
 // wraps when nothing changed; the others are for those who go back and forth.
 const keepSystems = 3
 
-// begin loads the lock and, where a system is wrapped, looks up what earlier
+// begin loads the locks and, where a system is wrapped, looks up what earlier
 // builds left. Where they compiled all programs, the build id is known.
-func (b *Builder) begin(ctx context.Context, wraps bool) error {
+func (b *Builder) begin(ctx context.Context, kinds []Kind) error {
+	if slices.Contains(kinds, TemplateOld) {
+		if err := b.forGuest(TemplateOld).lockGuest(ctx); err != nil {
+			return err
+		}
+		if len(kinds) == 1 {
+			return nil
+		}
+	}
 	if err := b.loadLock(ctx); err != nil {
 		return err
 	}
+	system := slices.ContainsFunc(kinds, wraps)
 	if b.o.Again != nil {
-		return b.sameInputs(ctx, wraps)
+		return b.sameInputs(ctx, system)
 	}
-	if !wraps {
+	if !system {
 		return nil
 	}
 	if err := b.lookUp(ctx); err != nil {

@@ -196,8 +196,8 @@ func (b *Builder) results() blobs { return blobs{filepath.Join(b.cache, "results
 // resultKey names all that an artefact's bytes depend on.
 func (b *Builder) resultKey(kind Kind) (string, error) {
 	inputs := b.systemKey
-	if kind == Template {
-		inputs = b.templateKey
+	if isTemplate(kind) {
+		inputs = b.forGuest(kind).templateKey
 	}
 	key, err := inputs()
 	if err != nil {
@@ -217,7 +217,7 @@ func (b *Builder) noteResult(kind Kind, sums map[string]string) error {
 		return err
 	}
 	r := result{Sums: sums}
-	if kind != Template {
+	if wraps(kind) {
 		r.Said = b.said
 	}
 	text, err := json.Marshal(r)
@@ -230,7 +230,7 @@ func (b *Builder) noteResult(kind Kind, sums map[string]string) error {
 // unchanged reports whether the output folder holds, byte for byte, what this
 // build would make.
 func (b *Builder) unchanged(kind Kind) (bool, error) {
-	if b.o.Again != nil || b.id == "" && kind != Template {
+	if b.o.Again != nil || b.id == "" && wraps(kind) {
 		return false, nil
 	}
 	key, err := b.resultKey(kind)

@@ -66,6 +66,19 @@ func Template() []string {
 	}
 }
 
+// TemplateOld returns those of the template of Debian 12, whose /usr is merged
+// by whoever makes the tree.
+func TemplateOld() []string { return append(Template(), "usr-is-merged") }
+
+// TemplateTools returns the packages that run outside a template's tree while
+// it is configured, but with its C library: they are of the same release.
+func TemplateTools() []string { return []string{"fakeroot", "libfakeroot"} }
+
+// TemplateToolsExcluded are what the template itself has.
+func TemplateToolsExcluded() map[string]string {
+	return map[string]string{"libc6": "the template's own"}
+}
+
 // ToolsExcluded are the dependencies the sandbox does without.
 func ToolsExcluded() map[string]string {
 	return map[string]string{
