@@ -78,6 +78,7 @@ type Builder struct {
 	selfSum    string            // hash of the builder that runs
 	moduleKey  *moduleSigner     // nil for none
 
+	ext   []extension  // of the image
 	guest guestRelease // zero: the one of the image
 	older *Builder     // of a template with a lock of its own, nil while none was asked for
 }
@@ -318,6 +319,9 @@ func (b *Builder) resolve(ctx context.Context) error {
 			if name == setZFS {
 				fl = zfsUnresolved(fl)
 			}
+			if strings.HasPrefix(name, extensionSet("")) { // of the whole image it needs little
+				fl = slices.DeleteFunc(fl, func(f finding.Finding) bool { return f.Code == "exclude-unused" })
+			}
 			b.o.Say(fl)
 			l.Config = b.digest()
 			sets[name] = l
@@ -361,6 +365,15 @@ func (b *Builder) resolveSets(ix *deb.Index, sets map[string]lock.Lock, add func
 	}
 	if err := add(setFirmware, policy.Firmware(policy.FirmwareAll), nil); err != nil {
 		return err
+	}
+	var image []string
+	for _, p := range sets[setImage].Packages {
+		image = append(image, p.Name)
+	}
+	for _, x := range b.cfg.lockedExtensions() {
+		if err := add(extensionSet(x.Name), x.Packages, x.ExtensionOut(image)); err != nil {
+			return err
+		}
 	}
 	if !b.cfg.Image.ZFS {
 		return nil

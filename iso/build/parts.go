@@ -84,7 +84,7 @@ func (b *Builder) inputs(ctx context.Context) (root *tree.Node, err error) {
 	g, both := errgroup.WithContext(ctx)
 	g.Go(func() error { return b.compile(both) })
 	g.Go(func() error {
-		if err := b.prepare(both, append(b.zfsSets(), setImage)...); err != nil {
+		if err := b.prepare(both, append(append(b.zfsSets(), setImage), b.extensionSets()...)...); err != nil {
 			return err
 		}
 		err := b.o.Sink.Do("unpack system", func(advance func(n, of int64)) (err error) {
@@ -92,6 +92,9 @@ func (b *Builder) inputs(ctx context.Context) (root *tree.Node, err error) {
 			return err
 		})
 		if err != nil {
+			return err
+		}
+		if err := b.unpackExtensions(both); err != nil {
 			return err
 		}
 		if err := b.indexModules(both, root); err != nil {

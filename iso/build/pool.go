@@ -47,7 +47,11 @@ func (b *Builder) savePool(ctx context.Context, name string) (err error) {
 			return err
 		}
 	}
-	if err := b.fetch(ctx, setImage, setTools, setGuest, setZFS, setFirmware); err != nil {
+	sets := []string{setImage, setTools, setGuest, setZFS, setFirmware}
+	for _, x := range b.cfg.lockedExtensions() {
+		sets = append(sets, extensionSet(x.Name))
+	}
+	if err := b.fetch(ctx, sets...); err != nil {
 		return err
 	}
 	files, err := b.poolModules(ctx)

@@ -63,7 +63,7 @@ func (b *Builder) manifest(s System, signatures map[string]string) ([]byte, erro
 		return nil, err
 	}
 	m.Built = m.Built.UTC().Truncate(time.Second)
-	in := b.inputsOf(setImage, setZFS)
+	in := b.inputsOf(append(b.extensionSets(), setImage, setZFS)...)
 	in.Sources = b.keys
 	for name, c := range b.bins {
 		sum := sha256.Sum256(c)
@@ -163,6 +163,7 @@ func (b *Builder) bill(root *tree.Node) ([]byte, error) {
 		}
 		d.Packages = append(d.Packages, sbom.Package{Kind: sbom.Debian, Name: p.Name, Version: p.Version, Arch: p.Arch, SHA256: p.SHA256, Copyright: text})
 	}
+	d.Packages = append(d.Packages, b.billExtensions()...)
 	modules := map[string]string{"stdlib": strings.TrimPrefix(b.gotool.version, "go")}
 	for name, c := range b.bins {
 		info, err := buildinfo.Read(bytes.NewReader(c))
