@@ -41,7 +41,7 @@ func Findings() []preflight.Row {
 		row("no-thin-pool", warn, "the sizes leave no room for the pool `data`", "leave `maxvz`, `minfree` and `swapsize` to the formulas, or use a larger disk"),
 		row("pool-without-redundancy", warn, "ZFS raid0 over several disks", "use raid1, raid10 or raidz"),
 		row("zfs-missing", stop, "the medium brings no ZFS", "use a medium built with ZFS, or `filesystem = \"ext4\"`"),
-		row("zfs-key-not-enrolled", stop, "Secure Boot is on and the key of the ZFS modules is not enrolled; a warning where a person confirms the plan", "enrol the key, switch Secure Boot off, or use `filesystem = \"ext4\"`"),
+		row("zfs-key-not-enrolled", stop, "Secure Boot is on, and the ZFS modules are not signed or their key is not enrolled; a warning at the wizard, which asks whether to enrol it", "enrol the key, switch Secure Boot off, or use `filesystem = \"ext4\"`"),
 		row("btrfs-not-offered", stop, "`filesystem = \"btrfs\"`; the cure names the nearest ZFS layout", "use the ZFS layout that the finding names"),
 		row("not-in-this-version", stop, "the answer asks for something that the node does not do yet", "remove the table"),
 		row("pinning-not-needed", note, "the answer pins names of network cards", ""),
