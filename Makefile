@@ -53,7 +53,7 @@ bench: iso template ## all benchmarks; figures into build/figures-build.md and b
 	$(GO) test -run '^$$' -bench . ./...
 	$(E2E) -run TestFigures -timeout 60m
 
-fuzz: go-version ## every fuzz target of the builder, FUZZTIME each (10m)
+fuzz: go-version ## every fuzz target, FUZZTIME each (10m)
 	scripts/fuzz.sh
 
 clean: ## remove build/ but not downloaded packages, which are outside of it
