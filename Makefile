@@ -11,10 +11,10 @@ GOBUILD = CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false
 E2E     = JOIST_NEED_TOOLS=1 $(GO) test ./test/e2e -count=1 -v
 
 .DEFAULT_GOAL := help
-.PHONY: help iso netboot template joist run test check e2e bench clean soak fuzz go-version
+.PHONY: help iso netboot template template-old joist run test check e2e bench clean soak fuzz go-version
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 iso: joist ## the installable image, build/joist-<version>-amd64.iso (no root needed)
 	build/bin/joist build iso --out build
@@ -24,6 +24,9 @@ netboot: joist ## the folder for machines that start from the network, build/net
 
 template: joist ## a Debian for containers, build/debian-13-standard_<version>-1_amd64.tar.zst
 	build/bin/joist build template debian --out build
+
+template-old: joist ## the same of Debian 12
+	build/bin/joist build template debian-12 --out build
 
 run: joist ## a node in a virtual machine, API on https://localhost:8006 (FRESH=1: install anew)
 	@GO=$(GO) MAKE=$(MAKE) scripts/run.sh
@@ -35,11 +38,11 @@ check: go-version ## formatting, vet and the tree's rules
 	$(GO) vet ./...
 	$(GO) test ./internal/archtest -count=1
 
-e2e: iso netboot template ## all end-to-end tests (hours without hardware virtualisation)
+e2e: iso netboot template template-old ## all end-to-end tests (hours without hardware virtualisation)
 	scripts/tools.sh
 	$(E2E) -timeout 180m
 
-soak: iso netboot template ## the end-to-end tests again and again until one fails (COUNT=10), and power cuts (CUTS=200)
+soak: iso netboot template template-old ## the end-to-end tests again and again until one fails (COUNT=10), and power cuts (CUTS=200)
 	scripts/tools.sh
 	JOIST_NEED_TOOLS=1 JOIST_CUTS=$(CUTS) $(GO) test ./test/e2e -count=1 -run '^TestPowerCut(ZFS)?$$' -v -timeout 0
 	JOIST_NEED_TOOLS=1 $(GO) test ./test/e2e -count=$(COUNT) -failfast -v -timeout 0
@@ -50,7 +53,7 @@ bench: iso template ## all benchmarks; figures into build/figures-build.md and b
 	$(GO) test -run '^$$' -bench . ./...
 	$(E2E) -run '^Test(Layout)?Figures$$' -timeout 90m
 
-fuzz: go-version ## every fuzz target of builder and installer, FUZZTIME each (10m)
+fuzz: go-version ## every fuzz target, FUZZTIME each (10m)
 	scripts/fuzz.sh
 
 clean: ## remove build/ but not downloaded packages, which are outside of it

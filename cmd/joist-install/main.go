@@ -4,7 +4,7 @@
 //	joist-install run --consoles tty1,ttyS0 [--unattended] [--plan] [--answer FILE]
 //	joist-install check
 //	joist-install plan --answer FILE [--facts FILE]
-//	joist-install password | slot A|B | boot      in the rescue system
+//	joist-install password | slot A|B | boot | enrol      in the rescue system
 //
 // Exit statuses are listed in docs/exit-codes.md.
 package main

@@ -23,7 +23,7 @@ type options struct {
 // arguments is the number of a command's arguments.
 func arguments(command string) (n int, known bool) {
 	switch command {
-	case "run", "check", "plan", "password", "boot":
+	case "run", "check", "plan", "password", "boot", "enrol":
 		return 0, true
 	case "slot":
 		return 1, true
@@ -47,7 +47,7 @@ func parse(args []string) (options, error) {
 	}
 	want, known := arguments(o.command)
 	if !known || fs.NArg() != want {
-		return o, fmt.Errorf("unknown command or argument: want run, check, plan, password, slot A|B or boot")
+		return o, fmt.Errorf("unknown command or argument: want run, check, plan, password, slot A|B, boot or enrol")
 	}
 	o.argument = fs.Arg(0)
 	return o, nil

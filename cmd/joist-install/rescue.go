@@ -12,6 +12,7 @@ import (
 	"joist/image/boot"
 	"joist/installer/answer"
 	"joist/installer/apply"
+	"joist/installer/wizard"
 	"joist/system/pid1"
 )
 
@@ -25,8 +26,24 @@ func (s *session) rescue(ctx context.Context) error {
 		return startSlot(ctx, s.o.argument, say)
 	case "boot":
 		return repairBoot(ctx, say)
+	case "enrol":
+		return s.askForKey()
 	}
 	return fmt.Errorf("unknown command %q", s.o.command)
+}
+
+// askForKey has the next start enrol the key of the running medium's modules.
+func (s *session) askForKey() error {
+	img, err := readImage(s.h)
+	if err != nil {
+		return err
+	}
+	password, err := apply.AskForKey(s.h, img.BuildID)
+	if err != nil {
+		return err
+	}
+	fmt.Fprint(s.out, wizard.EnrolText(password))
+	return nil
 }
 
 // setPassword asks for root's new password and writes its hash.

@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"slices"
 	"time"
 
 	"joist/api/node"
@@ -47,7 +48,7 @@ func execute(ctx context.Context, o options) int {
 		return s.check(ctx)
 	case "plan":
 		s.o.planOnly, s.o.unattended = true, true
-	case "password", "slot", "boot":
+	case "password", "slot", "boot", "enrol":
 		if err := s.rescue(ctx); err != nil {
 			fmt.Fprintf(os.Stderr, "joist-install %s: %v\n", o.command, err)
 			return exitFailed
@@ -176,6 +177,8 @@ func (s *session) install(ctx context.Context) (int, error) {
 		return exitOK, nil
 	case p.Result == plan.BootExisting:
 		return s.bootExisting(ctx, p)
+	case person != nil && slices.ContainsFunc(fs, func(f finding.Finding) bool { return f.Code == plan.KeyNotEnrolled }):
+		return s.enrol(person, img)
 	case person != nil:
 		if err := wizard.Confirm(person, p.Describe()); err != nil {
 			return exitFailed, err
@@ -210,6 +213,15 @@ func rsaKey() (wait func() ([]byte, error)) {
 		<-done
 		return key, err
 	}
+}
+
+// enrol has the next start enrol the module key, and restarts for that. What
+// the person answered is asked again then.
+func (s *session) enrol(person *console, img plan.Image) (int, error) {
+	if err := wizard.Enrol(person, func() (string, error) { return apply.AskForKey(s.h, img.BuildID) }); err != nil {
+		return exitFailed, err
+	}
+	return exitOK, node.WriteFile(s.h.Path(apply.NextFile), 0o644, []byte("reboot\n"))
 }
 
 // reportFile is for a support bundle; a node has it from its state volume.

@@ -47,8 +47,9 @@ func buildCommand() *cobra.Command {
   iso               the installable image for CD and USB stick
   netboot           the folder for machines that start from the network
   update            the bundle that brings a node to this version
-  template [debian] a configured Debian for containers
-  all               all of them`,
+  template [debian] a configured Debian 13 for containers; "template debian-12"
+                    is one of the release before, "template debian debian-12" both
+  all               iso, netboot, update and template debian`,
 		Example: "  joist build iso\n  joist build iso netboot\n  joist build all --sign-key release.key\n  joist build --explain lvm2    # why it is in the image, and what it weighs\n" +
 			"  joist build --diff old.lock   # what joist.lock has that old.lock has not",
 		Args: func(cmd *cobra.Command, args []string) error { return o.checkKinds(cmd, args) },

@@ -176,7 +176,7 @@ func (b SlotBoot) Args() ([]string, error) {
 		"joist.disk=" + b.DiskGUID,
 		"joist.state=" + b.State,
 		"panic=30", // Debian's kernel hangs in a panic unless told otherwise
-	}, b.Extra, b.Console)
+	}, extensionArgs(b.Manifest.Extensions), b.Extra, b.Console)
 	return args, checkArgs(args)
 }
 

@@ -17,10 +17,11 @@ import (
 type Manifest struct {
 	BuildID    string          `json:"build_id"` // 16 lower-case hexadecimal digits
 	Version    string          `json:"version"`
-	Built      time.Time       `json:"built"`       // RFC 3339
-	Kernel     string          `json:"kernel"`      // what `uname -r` says
-	VerityRoot string          `json:"verity_root"` // root hash of system.sqfs
-	Files      map[string]File `json:"files"`       // by name: FileKernel, FileInitrd, FileSystem; on a medium LoaderFile too
+	Built      time.Time       `json:"built"`                // RFC 3339
+	Kernel     string          `json:"kernel"`               // what `uname -r` says
+	VerityRoot string          `json:"verity_root"`          // root hash of system.sqfs
+	Files      map[string]File `json:"files"`                // by name: FileKernel, FileInitrd, FileSystem; on a medium LoaderFile too
+	Extensions []Extension     `json:"extensions,omitempty"` // in system.sqfs, in the order in which they lie there
 }
 
 // File is one file of a build.
@@ -70,7 +71,7 @@ func (m Manifest) Validate() error {
 			return fmt.Errorf("check manifest: %q is not the name of a part", name)
 		}
 	}
-	return nil
+	return checkExtensions(m.Extensions)
 }
 
 // Encode is manifest.json.

@@ -42,7 +42,7 @@ func Findings() []preflight.Row {
 		row("no-thin-pool", warn, "the sizes leave no room for the pool `data`", "leave `maxvz`, `minfree` and `swapsize` to the formulas, or use a larger disk"),
 		row("pool-without-redundancy", warn, "ZFS raid0 over several disks", "use raid1, raid10 or raidz"),
 		row("zfs-missing", stop, "the medium brings no ZFS", "use a medium built with ZFS, or `filesystem = \"ext4\"`"),
-		row("zfs-key-not-enrolled", stop, "Secure Boot is on and the key of the ZFS modules is not enrolled; a warning where a person confirms the plan", "enrol the key, switch Secure Boot off, or use `filesystem = \"ext4\"`"),
+		row("zfs-key-not-enrolled", stop, "Secure Boot is on, and the ZFS modules are not signed or their key is not enrolled; a warning at the wizard, which asks whether to enrol it", "enrol the key, switch Secure Boot off, or use `filesystem = \"ext4\"`"),
 		row("btrfs-not-offered", stop, "`filesystem = \"btrfs\"`; the cure names the nearest ZFS layout", "use the ZFS layout that the finding names"),
 		row("first-boot-missing", stop, "`[first-boot] source = \"from-iso\"`, and the medium holds no program", "build the medium with it: `joist build iso --first-boot FILE`; or put it on a server and set `source = \"from-url\"`"),
 		row("first-boot-invalid", stop, "the medium's first-boot program is empty, larger than 1 MiB, or neither script nor program", "correct it and build the medium again"),

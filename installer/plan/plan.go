@@ -47,7 +47,7 @@ const (
 	LoaderShim = "shimx64.efi"
 	LoaderGrub = "grubx64.efi"
 	LoaderMOK  = "mmx64.efi"
-	ModuleCert = "modules.der" // beside them: the certificate of ModuleKey, where there is one
+	ModuleCert = boot.ModuleCert // beside them: the certificate of ModuleKey, where there is one
 )
 
 // LoaderNames lists them.

@@ -297,6 +297,10 @@ func TestFindings(t *testing.T) {
 			pool(f, a, answer.RAID0, 1)
 			f.Firmware.SecureBoot, f.Firmware.Keys, m.ModuleKey = true, []string{"k"}, "k"
 		}},
+		{"zfs-key-not-enrolled", func(f *probe.Facts, a *answer.Answer, _ *Image) { // no key: nobody can enrol it
+			pool(f, a, answer.RAID0, 1)
+			f.Firmware.SecureBoot, f.Firmware.Keys = true, []string{"k"}
+		}},
 		{"disk-4kn-bios", func(f *probe.Facts, _ *answer.Answer, _ *Image) {
 			f.Disks[0].Sector, f.Firmware.Mode = 4096, probe.BIOS
 		}},
@@ -400,7 +404,9 @@ func TestUnattendedIsStricter(t *testing.T) {
 		{unattended(t, zfs+"[joist.disk]\noverwrite = [\"0123456789abcdef\"]"), "firmware-mode secure-boot link-speed-unknown subscription-unused zfs-key-not-enrolled! vg-name-taken pool-name-taken"},
 		{person, "firmware-mode secure-boot link-speed-unknown zfs-key-not-enrolled vg-name-taken pool-name-taken disk-holds-data!"},
 	} {
-		_, fs := made(f, c.a, image(), identity(t))
+		img := image()
+		img.ModuleKey = "k"
+		_, fs := made(f, c.a, img, identity(t))
 		var got []string
 		for _, x := range fs {
 			mark := ""

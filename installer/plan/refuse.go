@@ -96,6 +96,10 @@ func hostName(f probe.Facts, nic probe.NIC, a *answer.Answer, fs *finding.List) 
 
 func containsDot(s string) bool { return slices.Contains([]byte(s), '.') }
 
+// KeyNotEnrolled is the code of the finding that a person at the machine can do
+// something about: apply.AskForKey.
+const KeyNotEnrolled = "zfs-key-not-enrolled"
+
 // zfsReady checks that a pool can be made and read at the first start.
 func zfsReady(f probe.Facts, a answer.Answer, img Image, fs *finding.List) {
 	if a.Disk.Filesystem != answer.ZFS {
@@ -107,11 +111,16 @@ func zfsReady(f probe.Facts, a answer.Answer, img Image, fs *finding.List) {
 	if !f.Firmware.SecureBoot || img.ModuleKey != "" && slices.Contains(f.Firmware.Keys, img.ModuleKey) {
 		return
 	}
+	if img.ModuleKey == "" {
+		fs.Stopf(KeyNotEnrolled, "disk-setup.filesystem", "build the medium with --module-key, switch Secure Boot off, or use filesystem = \"ext4\"",
+			"Secure Boot is on and this medium's ZFS modules are not signed: the kernel will not load them")
+		return
+	}
 	level := finding.Warn
 	if a.Unattended() {
 		level = finding.Stop
 	}
-	fs.Add(finding.Finding{Level: level, Code: "zfs-key-not-enrolled", Path: "disk-setup.filesystem",
+	fs.Add(finding.Finding{Level: level, Code: KeyNotEnrolled, Path: "disk-setup.filesystem",
 		Text: "Secure Boot is on and the key that signs this medium's ZFS modules is not enrolled: the kernel will not load them",
-		Hint: "enrol the key (mokutil --import, then confirm on the blue screen of the next start), switch Secure Boot off, or use filesystem = \"ext4\""})
+		Hint: "enrol the key (joist-install enrol in the rescue system, then confirm on the blue screen of the next start), switch Secure Boot off, or use filesystem = \"ext4\""})
 }

@@ -41,6 +41,28 @@ func facts() probe.Facts {
 	}
 }
 
+// A key is asked for only where the person says so, and its password is shown.
+func TestEnrol(t *testing.T) {
+	failed := errors.New("no variables")
+	for name, c := range map[string]struct {
+		replies []string
+		ask     error
+		want    error
+		said    string
+	}{
+		"yes":         {[]string{"yes", ""}, nil, nil, "this once:  12345678"},
+		"no":          {[]string{"no"}, nil, ErrDeclined, "anything else to stop"},
+		"no firmware": {[]string{"yes"}, failed, failed, ""},
+		"nobody":      {nil, nil, io.EOF, ""},
+	} {
+		p, asked := &paper{replies: c.replies}, false
+		err := Enrol(p, func() (string, error) { asked = true; return "12345678", c.ask })
+		if !errors.Is(err, c.want) || !strings.Contains(p.out.String(), c.said) || asked != (len(c.replies) > 0 && c.replies[0] == "yes") {
+			t.Errorf("%s: %v, %q", name, err, p.out.String())
+		}
+	}
+}
+
 func TestAsk(t *testing.T) {
 	rest := []string{"", "", "", "", "", "longenough", "longenough", ""}
 	with := func(first ...string) []string { return append(first, rest...) }

@@ -78,6 +78,10 @@ type Builder struct {
 	signatures map[string]string // made with the key, by artefact
 	selfSum    string            // hash of the builder that runs
 	moduleKey  *moduleSigner     // nil for none
+
+	ext   []extension  // of the image
+	guest guestRelease // zero: the one of the image
+	older *Builder     // of a template with a lock of its own, nil while none was asked for
 }
 
 // Sets of the lock.
@@ -256,29 +260,45 @@ func (b *Builder) say(fl finding.List) {
 	b.o.Say(fl)
 }
 
-func (b *Builder) lockFile() string { return filepath.Join(b.o.Source, "joist.lock") }
+// lockName is the file beside go.mod that names the packages.
+func (b *Builder) lockName() string {
+	if b.guest.lock != "" {
+		return b.guest.lock
+	}
+	return poolLock
+}
 
-// loadLock reads joist.lock, or resolves it where it is missing or was made
+func (b *Builder) lockFile() string { return filepath.Join(b.o.Source, b.lockName()) }
+
+// digest names what the lock was resolved from.
+func (b *Builder) digest() string {
+	if b.guest.suites == nil {
+		return b.cfg.resolveDigest()
+	}
+	return lock.Digest(fmt.Appendf(nil, "%q %q %q %q", b.guest.suites, b.guest.wants(), policy.TemplateTools(), policy.TemplateToolsExcluded()))
+}
+
+// loadLock reads the lock, or resolves it where it is missing or was made
 // for another configuration.
 func (b *Builder) loadLock(ctx context.Context) error {
 	text, err := os.ReadFile(b.lockFile())
 	switch {
 	case err == nil:
-		l, err := lock.Decode("joist.lock", text)
+		l, err := lock.Decode(b.lockName(), text)
 		if err != nil {
-			return fmt.Errorf("read joist.lock: %w", err)
+			return fmt.Errorf("read %s: %w", b.lockName(), err)
 		}
-		if l.Config == b.cfg.resolveDigest() {
+		if l.Config == b.digest() {
 			b.lock, b.lockText = l, text
 			return nil
 		}
 		if b.o.Locked {
-			return fmt.Errorf("joist.lock was resolved from another configuration, and --locked forbids a new one: run joist build without --locked")
+			return fmt.Errorf("%s was resolved from another configuration, and --locked forbids a new one: run joist build without --locked", b.lockName())
 		}
 	case !errors.Is(err, os.ErrNotExist):
-		return fmt.Errorf("read joist.lock: %w", err)
+		return fmt.Errorf("read %s: %w", b.lockName(), err)
 	case b.o.Locked:
-		return fmt.Errorf("there is no joist.lock, and --locked forbids a new one: run joist build without --locked")
+		return fmt.Errorf("there is no %s, and --locked forbids a new one: run joist build without --locked", b.lockName())
 	}
 	return b.resolve(ctx)
 }
@@ -286,13 +306,11 @@ func (b *Builder) loadLock(ctx context.Context) error {
 // resolve makes a new lock of one state of the archive and writes it.
 func (b *Builder) resolve(ctx context.Context) error {
 	return b.o.Sink.Do("resolve packages", func(func(n, of int64)) error {
-		wants, excluded := b.cfg.wants()
 		ix, fl, err := b.client.Index(ctx, b.cfg.Suites)
 		b.o.Say(fl)
 		if err != nil {
 			return err
 		}
-		guest := append(policy.Template(), ix.Select(func(r *deb.Record) bool { return r.Essential })...)
 		sets := map[string]lock.Lock{}
 		add := func(name string, wants []string, out map[string]string) error {
 			l, fl, err := deb.Resolve(ctx, b.client, b.cfg.Suites, wants, out)
@@ -302,31 +320,21 @@ func (b *Builder) resolve(ctx context.Context) error {
 			if name == setZFS {
 				fl = zfsUnresolved(fl)
 			}
+			if strings.HasPrefix(name, extensionSet("")) { // of the whole image it needs little
+				fl = slices.DeleteFunc(fl, func(f finding.Finding) bool { return f.Code == "exclude-unused" })
+			}
 			b.o.Say(fl)
-			l.Config = b.cfg.resolveDigest()
+			l.Config = b.digest()
 			sets[name] = l
 			return fl.Err()
 		}
-		if err := add(setImage, wants, excluded); err != nil {
-			return err
+		if b.guest.suites != nil {
+			err = b.guest.resolveSets(ix, add)
+		} else {
+			err = b.resolveSets(ix, sets, add)
 		}
-		if err := add(setTools, policy.Tools(), policy.ToolsExcluded()); err != nil {
+		if err != nil {
 			return err
-		}
-		if err := add(setGuest, guest, nil); err != nil {
-			return err
-		}
-		if err := add(setFirmware, policy.Firmware(policy.FirmwareAll), nil); err != nil {
-			return err
-		}
-		if b.cfg.Image.ZFS {
-			release, err := lockedKernel(sets[setImage].Packages)
-			if err != nil {
-				return err
-			}
-			if err := add(setZFS, policy.ZFSModule(release), policy.ZFSModuleExcluded(release)); err != nil {
-				return err
-			}
 		}
 		l, err := lock.Join(sets)
 		if err != nil {
@@ -337,11 +345,45 @@ func (b *Builder) resolve(ctx context.Context) error {
 			return err
 		}
 		if err := replaceFile(b.lockFile(), text); err != nil {
-			return fmt.Errorf("write joist.lock: %w", err)
+			return fmt.Errorf("write %s: %w", b.lockName(), err)
 		}
 		b.lock, b.lockText = l, text
 		return nil
 	})
+}
+
+// resolveSets resolves what joist.lock holds. add puts each into sets.
+func (b *Builder) resolveSets(ix *deb.Index, sets map[string]lock.Lock, add func(set string, wants []string, out map[string]string) error) error {
+	wants, excluded := b.cfg.wants()
+	if err := add(setImage, wants, excluded); err != nil {
+		return err
+	}
+	if err := add(setTools, policy.Tools(), policy.ToolsExcluded()); err != nil {
+		return err
+	}
+	if err := add(setGuest, append(policy.Template(), essential(ix)...), nil); err != nil {
+		return err
+	}
+	if err := add(setFirmware, policy.Firmware(policy.FirmwareAll), nil); err != nil {
+		return err
+	}
+	var image []string
+	for _, p := range sets[setImage].Packages {
+		image = append(image, p.Name)
+	}
+	for _, x := range b.cfg.lockedExtensions() {
+		if err := add(extensionSet(x.Name), x.Packages, x.ExtensionOut(image)); err != nil {
+			return err
+		}
+	}
+	if !b.cfg.Image.ZFS {
+		return nil
+	}
+	release, err := lockedKernel(sets[setImage].Packages)
+	if err != nil {
+		return err
+	}
+	return add(setZFS, policy.ZFSModule(release), policy.ZFSModuleExcluded(release))
 }
 
 // fetch brings every locked package into the cache. When one has left the
@@ -375,7 +417,7 @@ func (b *Builder) fetch(ctx context.Context, sets ...string) error {
 	if b.o.Locked {
 		return fmt.Errorf("%w, and --locked forbids resolving anew", err)
 	}
-	b.o.Say(finding.List{{Level: finding.Warn, Code: "lock-renewed", Path: "joist.lock", Text: fmt.Sprintf("%v; all packages are resolved anew", err), Hint: "look at the change of joist.lock and commit it"}})
+	b.o.Say(finding.List{{Level: finding.Warn, Code: "lock-renewed", Path: b.lockName(), Text: fmt.Sprintf("%v; all packages are resolved anew", err), Hint: "look at the change of " + b.lockName() + " and commit it"}})
 	if err := b.resolve(ctx); err != nil {
 		return err
 	}

@@ -100,6 +100,8 @@ func TestNewRefuses(t *testing.T) {
 func TestParseKinds(t *testing.T) {
 	for line, want := range map[string][]Kind{
 		"iso": {ISO}, "all": Kinds(), "netboot iso netboot": {Netboot, ISO}, "template debian": {Template}, "template": {Template}, "template debian iso": {Template, ISO},
+		"template debian-12": {TemplateOld}, "template debian debian-12 iso": {Template, TemplateOld, ISO}, "template debian-13": {Template}, "all template debian-12": append(Kinds(), TemplateOld),
+		"template-debian-12": nil, "template iso debian": nil, "template debian arch": nil, "debian-12": nil,
 		"": nil, "isoo": nil, "iso debian": nil, "template arch": nil, "debian": nil,
 	} {
 		got, err := ParseKinds(strings.Fields(line))

@@ -38,10 +38,12 @@ type Config struct {
 		Add  []string `toml:"add" json:"add,omitempty"`
 		Drop []string `toml:"drop" json:"drop,omitempty"`
 	} `toml:"packages" json:"packages"`
-	AcceptScripts []string    `toml:"accept-scripts" json:"accept-scripts,omitempty"` // "package:script" and the like without a rule in rootfs/policy
-	Files         []ExtraFile `toml:"files" json:"files,omitempty"`
-	Certificates  []string    `toml:"certificates" json:"certificates,omitempty"` // PEM files of authorities the system trusts
-	SSHKeys       []string    `toml:"ssh-keys" json:"ssh-keys,omitempty"`         // lines of root's authorized_keys
+	Extensions    []string       `toml:"extensions" json:"extensions,omitempty"`         // of those that the tree knows
+	Own           []OwnExtension `toml:"extension" json:"extension,omitempty"`           // made of packages
+	AcceptScripts []string       `toml:"accept-scripts" json:"accept-scripts,omitempty"` // "package:script" and the like without a rule in rootfs/policy
+	Files         []ExtraFile    `toml:"files" json:"files,omitempty"`
+	Certificates  []string       `toml:"certificates" json:"certificates,omitempty"` // PEM files of authorities the system trusts
+	SSHKeys       []string       `toml:"ssh-keys" json:"ssh-keys,omitempty"`         // lines of root's authorized_keys
 }
 
 // Where is what joist.toml says of where things come from and go to: the same
@@ -295,6 +297,7 @@ func (c Config) check(fl *finding.List, src source) Contents {
 			src.stop(fl, "config-accept", at("accept-scripts", i), `write it as "package:postinst", "package:trigger:NAME" or "package:unit:NAME"`, "accept-scripts: %q names no script, trigger or unit", a)
 		}
 	}
+	c.checkExtensions(fl, src)
 	x := c.contents(fl, src)
 	slices.SortStableFunc(*fl, func(a, b finding.Finding) int { return a.Line - b.Line })
 	return x
@@ -348,6 +351,9 @@ func (c Config) wants() (wants []string, excluded map[string]string) {
 func (c Config) resolveDigest() string {
 	wants, excluded := c.wants()
 	text := fmt.Appendf(nil, "%q %q %q %q %q %q %q", c.Suites, wants, excluded, policy.Tools(), policy.ToolsExcluded(), policy.Template(), policy.Firmware(policy.FirmwareAll))
+	for _, x := range c.lockedExtensions() {
+		text = fmt.Appendf(text, " %q %q %q", x.Name, x.Packages, x.Out)
+	}
 	if c.Image.ZFS {
 		text = fmt.Appendf(text, " %q %q", policy.ZFSModule("KERNEL"), policy.ZFSModuleExcluded("KERNEL"))
 	}

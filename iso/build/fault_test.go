@@ -42,7 +42,11 @@ func newSite(t *testing.T) *site {
 	put(t, filepath.Join(s.source, "joist.toml"), "[image]\nzfs = false # its packages have the kernel's version in their names\n")
 	var stanzas []string
 	done := map[string]bool{}
-	for _, list := range [][]string{policy.Wanted(), policy.Tools(), policy.Template(), policy.Firmware(policy.FirmwareAll), {largest}} {
+	lists := [][]string{policy.Wanted(), policy.Tools(), policy.Template(), policy.Firmware(policy.FirmwareAll), {largest}}
+	for _, x := range policy.Extensions() {
+		lists = append(lists, x.Packages)
+	}
+	for _, list := range lists {
 		for _, name := range list {
 			if done[name] {
 				continue

@@ -31,18 +31,19 @@ import (
 
 // Report is what a finished artefact says of itself.
 type Report struct {
-	Kind       string       `json:"kind"` // iso, netboot, update, template, or system for a bare one
-	Version    string       `json:"version"`
-	BuildID    string       `json:"build_id"`
-	Built      time.Time    `json:"built"`
-	Kernel     string       `json:"kernel,omitempty"`
-	VerityRoot string       `json:"verity_root,omitempty"`
-	Modules    int          `json:"modules,omitempty"` // of the kernel
-	Files      []string     `json:"files,omitempty"`   // of an update bundle
-	Packages   []sbom.Brief `json:"packages"`
-	Answer     string       `json:"answer,omitempty"`     // the file as TOML, secrets hidden
-	FirstBoot  *boot.File   `json:"first_boot,omitempty"` // the program for the nodes' first start
-	Findings   finding.List `json:"findings,omitempty"`
+	Kind       string           `json:"kind"` // iso, netboot, update, template, or system for a bare one
+	Version    string           `json:"version"`
+	BuildID    string           `json:"build_id"`
+	Built      time.Time        `json:"built"`
+	Kernel     string           `json:"kernel,omitempty"`
+	VerityRoot string           `json:"verity_root,omitempty"`
+	Extensions []boot.Extension `json:"extensions,omitempty"`
+	Modules    int              `json:"modules,omitempty"` // of the kernel
+	Files      []string         `json:"files,omitempty"`   // of an update bundle
+	Packages   []sbom.Brief     `json:"packages"`
+	Answer     string           `json:"answer,omitempty"` // the file as TOML, secrets hidden
+	FirstBoot  *boot.File       `json:"first_boot,omitempty"` // the program for the nodes' first start
+	Findings   finding.List     `json:"findings,omitempty"`
 }
 
 // Inspect looks into an artefact of any kind, a netboot folder among them, and
@@ -165,24 +166,62 @@ func (a artefact) report() (r Report, err error) {
 	}
 	if r.VerityRoot, err = a.verityRoot(); err != nil {
 		r.Findings.Stopf("verity-damaged", boot.FileSystem, "build or fetch the artefact again", "%v", err)
+		return r, nil
 	}
-	return r, nil
+	return r, a.reportExtensions(&r)
 }
 
-// verityRoot takes the root hash out of the tree behind the image, where its
+// reportExtensions adds the extensions that the system names, and checks that
+// they lie behind it as it says.
+func (a artefact) reportExtensions(r *Report) error {
+	text, err := a.system.Read(boot.ExtensionsFile)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if r.Extensions, err = boot.DecodeExtensions(text); err != nil {
+		return err
+	}
+	_, at, err := verity.Locate(a.image)
+	if err != nil {
+		return err
+	}
+	at += verity.TreeSize(at)
+	for _, x := range r.Extensions {
+		root, err := verityRoot(io.NewSectionReader(a.image, at, x.Size))
+		if err == nil && root != x.VerityRoot {
+			err = errors.New("its root hash is not the one that the system names")
+		}
+		if err != nil {
+			r.Findings.Stopf("verity-damaged", boot.FileSystem, "build or fetch the artefact again", "extension %s: %v", x.Name, err)
+		}
+		at += x.Size
+	}
+	return nil
+}
+
+func (a artefact) verityRoot() (string, error) { return verityRoot(a.image) }
+
+// verityRoot takes the root hash out of the tree behind an image, where its
 // topmost block comes first, and checks all blocks against it.
-func (a artefact) verityRoot() (string, error) {
-	s, at, err := verity.Locate(a.image)
+func verityRoot(image io.ReaderAt) (string, error) {
+	s, at, err := verity.Locate(image)
 	if err != nil {
 		return "", err
 	}
 	top := make([]byte, verity.Block)
-	if _, err := a.image.ReadAt(top, at+verity.Block); err != nil {
+	from := at + verity.Block
+	if s.Blocks == 1 { // one block has no tree: its hash is the root
+		from = 0
+	}
+	if _, err := image.ReadAt(top, from); err != nil {
 		return "", fmt.Errorf("read the hash tree: %w", err)
 	}
 	sum := sha256.Sum256(append(bytes.Clone(s.Salt), top...))
 	root := hex.EncodeToString(sum[:])
-	return root, verity.Verify(a.image, at, root)
+	return root, verity.Verify(image, at, root)
 }
 
 // reportMedium adds what only a medium has, and what in it does not fit.
@@ -359,6 +398,9 @@ func (r Report) Write(w io.Writer, all bool) error {
 	if r.VerityRoot != "" {
 		fmt.Fprintf(tw, "verity root\t%s\n", r.VerityRoot)
 	}
+	for _, x := range r.Extensions {
+		fmt.Fprintf(tw, "extension\t%s, %.1f MB, %d packages\t%s\n", x.Name, float64(x.Size)/1e6, len(x.Packages), x.VerityRoot)
+	}
 	for _, f := range r.Files {
 		fmt.Fprintf(tw, "file\t%s\n", f)
 	}
@@ -366,6 +408,11 @@ func (r Report) Write(w io.Writer, all bool) error {
 		fmt.Fprintln(tw)
 		for _, p := range r.Packages {
 			fmt.Fprintf(tw, "%s\t%s\t%s\t%s\n", p.Kind, p.Name, p.Version, p.Licence)
+		}
+		for _, x := range r.Extensions {
+			for _, p := range x.Packages {
+				fmt.Fprintf(tw, "extension %s\t%s\n", x.Name, strings.ReplaceAll(p, " ", "\t"))
+			}
 		}
 	}
 	if err := tw.Flush(); err != nil {

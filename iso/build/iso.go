@@ -175,9 +175,6 @@ func (b *Builder) contents(ctx context.Context, s System, inside map[string][]by
 		"/boot/vmlinuz": "vmlinuz", "/boot/initrd": "initrd", "/boot/grub/grub.cfg": "grub.cfg", "/boot/bios.img": "core-medium.img", "/efi.img": "efi.img",
 		dir + "/system.sqfs": "system.sqfs", dir + "/manifest.json": "manifest.json",
 	}
-	if b.moduleKey != nil {
-		saved["modules.der"], files[dir+"/boot/modules.der"] = b.moduleKey.cert, "modules.der"
-	}
 	for name, c := range saved {
 		if err := b.saveInWork(name, c); err != nil {
 			return nil, err
@@ -221,20 +218,28 @@ func (b *Builder) contents(ctx context.Context, s System, inside map[string][]by
 	return out, nil
 }
 
-// slotLoaders are the loaders that an installed disk starts with: name → file.
+// slotLoaders are the loaders that an installed disk starts with, and the
+// certificate of the module key, where there is one: name → file.
 func (b *Builder) slotLoaders(ctx context.Context) (map[string]string, error) {
 	const local = "core-disk.img"
 	if err := b.core(ctx, boot.DiskCore("/host/work/"+local)); err != nil {
 		return nil, err
 	}
 	in := func(rel string) string { return filepath.Join(b.box.Root, rel) }
-	return map[string]string{
+	list := map[string]string{
 		"grub-boot.img":      in(grubPC + "/boot.img"),
 		"grub-core-disk.img": filepath.Join(b.work, local),
 		"shimx64.efi":        in(shimDir + "/shimx64.efi.signed"),
 		"mmx64.efi":          in(shimDir + "/mmx64.efi.signed"),
 		"grubx64.efi":        in(grubSigned + "/grubx64.efi.signed"),
-	}, nil
+	}
+	if b.moduleKey != nil {
+		list[boot.ModuleCert] = filepath.Join(b.work, boot.ModuleCert)
+		if err := b.saveInWork(boot.ModuleCert, b.moduleKey.cert); err != nil {
+			return nil, err
+		}
+	}
+	return list, nil
 }
 
 // core makes a core image of GRUB for the BIOS.

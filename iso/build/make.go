@@ -12,12 +12,13 @@ import (
 // Kind is a kind of artefact.
 type Kind string
 
-// The kinds. Template is one of its own; the others wrap the same system.
+// The kinds. Templates are of their own; the others wrap the same system.
 const (
-	ISO      Kind = "iso"
-	Netboot  Kind = "netboot"
-	Update   Kind = "update"
-	Template Kind = "template"
+	ISO         Kind = "iso"
+	Netboot     Kind = "netboot"
+	Update      Kind = "update"
+	Template    Kind = "template"
+	TemplateOld Kind = "template-debian-12"
 )
 
 // wrapper makes one kind of artefact.
@@ -37,7 +38,8 @@ var wrappers = []wrapper{
 	{Update, "write update bundle", (*Builder).updateFiles},
 }
 
-// Kinds are all kinds, in the order in which they are made.
+// Kinds are those that "all" means, in the order in which they are made. The
+// template of an older release is made when it is asked for by name.
 func Kinds() []Kind {
 	var out []Kind
 	for _, w := range wrappers {
@@ -51,8 +53,8 @@ func (b *Builder) artefactPath(k Kind) string {
 	switch k {
 	case Netboot:
 		return netbootDir
-	case Template:
-		return b.templateName() + templateSuffix
+	case Template, TemplateOld:
+		return b.forGuest(k).templateName() + templateSuffix
 	}
 	return b.base() + "." + string(k)
 }
@@ -64,8 +66,8 @@ func (b *Builder) papers(k Kind) (manifest, bill string) {
 	switch k {
 	case Netboot:
 		return netbootDir + "/manifest.json", netbootDir + "/sbom.spdx.json"
-	case Template:
-		base = b.templateName()
+	case Template, TemplateOld:
+		base = b.forGuest(k).templateName()
 	}
 	return base + manifestSuffix, base + billSuffix
 }
@@ -75,7 +77,7 @@ func (b *Builder) papers(k Kind) (manifest, bill string) {
 // as they were.
 func (b *Builder) Make(ctx context.Context, kinds ...Kind) ([]string, error) {
 	for _, k := range kinds {
-		if !slices.Contains(Kinds(), k) {
+		if !slices.Contains(append(Kinds(), TemplateOld), k) {
 			return nil, fmt.Errorf("build %q: there is no such kind of artefact", k)
 		}
 	}
@@ -98,16 +100,15 @@ func (b *Builder) make(ctx context.Context, kinds []Kind) (err error) {
 	if slices.Contains(kinds, Update) {
 		b.warnUnsigned()
 	}
-	wraps := slices.ContainsFunc(kinds, func(k Kind) bool { return k != Template })
-	if err := b.begin(ctx, wraps); err != nil {
+	if err := b.begin(ctx, kinds); err != nil {
 		return err
 	}
-	r := release{kinds: map[Kind]map[string]string{}}
+	r := release{kinds: map[Kind]map[string]string{}, bills: map[Kind][]byte{}}
 	todo, err := b.changed(kinds)
 	if err != nil || len(todo) == 0 {
 		return err
 	}
-	if slices.ContainsFunc(todo, func(k Kind) bool { return k != Template }) {
+	if slices.ContainsFunc(todo, wraps) {
 		if r.system, err = b.parts(ctx); err != nil {
 			return err
 		}
@@ -124,8 +125,11 @@ func (b *Builder) make(ctx context.Context, kinds []Kind) (err error) {
 			return err
 		}
 	}
-	if slices.Contains(todo, Template) {
-		if r.kinds[Template], r.templateBill, err = b.template(ctx); err != nil {
+	for _, k := range todo {
+		if wraps(k) {
+			continue
+		}
+		if r.kinds[k], r.bills[k], err = b.forGuest(k).template(ctx, b.work); err != nil {
 			return err
 		}
 	}
@@ -135,6 +139,9 @@ func (b *Builder) make(ctx context.Context, kinds []Kind) (err error) {
 	b.boundCache(ctx)
 	return nil
 }
+
+// wraps reports whether artefacts of a kind wrap a system.
+func wraps(k Kind) bool { return !isTemplate(k) }
 
 // changed leaves out the kinds that the output folder holds already.
 func (b *Builder) changed(kinds []Kind) (todo []Kind, err error) {
@@ -154,9 +161,9 @@ func (b *Builder) changed(kinds []Kind) (todo []Kind, err error) {
 
 // release is what a build publishes.
 type release struct {
-	system       System
-	templateBill []byte
-	kinds        map[Kind]map[string]string // files of each: name in the output folder → in the work folder
+	system System
+	bills  map[Kind][]byte            // of templates
+	kinds  map[Kind]map[string]string // files of each: name in the output folder → in the work folder
 }
 
 // release publishes artefacts with what accounts for them, and notes the
@@ -193,9 +200,9 @@ func (b *Builder) accountFor(k Kind, r release) (map[string]string, error) {
 	manifest, bill := b.papers(k)
 	text, materials := []byte(nil), r.system.Bill
 	var err error
-	if k == Template {
-		materials = r.templateBill
-		text, err = b.templateManifest()
+	if isTemplate(k) {
+		materials = r.bills[k]
+		text, err = b.forGuest(k).templateManifest()
 	} else {
 		text, err = b.manifest(r.system, b.signaturesOf(manifest))
 	}
@@ -215,23 +222,42 @@ func (b *Builder) accountFor(k Kind, r release) (map[string]string, error) {
 // errNoKind: no artefact was asked for.
 var errNoKind = errors.New("name at least one kind of artefact")
 
+// templateNamed is the kind that a word behind "template" means.
+func templateNamed(word string) (Kind, bool) {
+	switch word {
+	case "debian", "debian-13":
+		return Template, true
+	case "debian-12":
+		return TemplateOld, true
+	}
+	return "", false
+}
+
 // ParseKinds reads what stands behind `joist build`: kinds, "all", and behind
-// "template" the name of one.
+// "template" the names of some.
 func ParseKinds(words []string) ([]Kind, error) {
 	var out []Kind
+	behind := false // "template" or a template's name
 	for i, w := range words {
 		k := Kind(w)
+		named, ok := templateNamed(w)
 		switch {
+		case behind && ok:
+			if words[i-1] == string(Template) {
+				out = out[:len(out)-1] // it was not said which yet
+			}
+			out = append(out, named)
+			continue
 		case w == "all":
 			out = append(out, Kinds()...)
 		case slices.Contains(Kinds(), k):
 			out = append(out, k)
-		case i > 0 && words[i-1] == string(Template) && w == templateDebian:
-		case i > 0 && words[i-1] == string(Template):
-			return nil, fmt.Errorf("there is no template %q, only %s", w, templateDebian)
+		case behind:
+			return nil, fmt.Errorf("there is no template %q, only debian (13) and debian-12", w)
 		default:
 			return nil, fmt.Errorf("there is no artefact %q", w)
 		}
+		behind = k == Template
 	}
 	if len(out) == 0 {
 		return nil, errNoKind

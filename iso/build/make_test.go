@@ -38,7 +38,7 @@ func TestRelease(t *testing.T) {
 	if _, err := b.sign(b.artefactPath(Update), []byte("head")); err != nil {
 		t.Fatal(err)
 	}
-	if err := b.release(release{system: s, templateBill: []byte("bill"), kinds: kinds}); err != nil {
+	if err := b.release(release{system: s, bills: map[Kind][]byte{Template: []byte("bill")}, kinds: kinds}); err != nil {
 		t.Fatal(err)
 	}
 	pub, err := LoadPublicKey(public)
@@ -82,6 +82,41 @@ func TestRelease(t *testing.T) {
 	text, err := os.ReadFile(filepath.Join(b.o.Out, b.templateName()+manifestSuffix))
 	if err != nil || json.Unmarshal(text, &m) != nil || m.Name != b.templateName() || len(m.BuildID) != 16 {
 		t.Errorf("%+v, %v", m, err)
+	}
+}
+
+// The template of an older release has a lock, packages and a name of its own;
+// the other's stay as they were.
+func TestOlderTemplate(t *testing.T) {
+	src := t.TempDir()
+	b := &Builder{o: Options{Source: src, Locked: true}, cfg: Defaults(), work: t.TempDir(), files: map[string]string{"bash": "/newer"}, built: time.Unix(1750000000, 0)}
+	old := b.forGuest(TemplateOld)
+	if b.forGuest(TemplateOld) != old || b.forGuest(Template) != b || b.forGuest(ISO) != b {
+		t.Error("another builder each time")
+	}
+	if b.artefactPath(TemplateOld) != "debian-12-standard_0.1.0-1_amd64.tar.zst" || b.artefactPath(Template) != "debian-13-standard_0.1.0-1_amd64.tar.zst" {
+		t.Error(b.artefactPath(TemplateOld), b.artefactPath(Template))
+	}
+	for _, k := range []Kind{Template, TemplateOld} {
+		if got, _ := kindOf(b.artefactPath(k)); got != k {
+			t.Errorf("%s is taken for %s", b.artefactPath(k), got)
+		}
+	}
+	if old.digest() == b.digest() || old.lockFile() == b.lockFile() || len(old.files) > 0 {
+		t.Error("the two share what names packages")
+	}
+	changed := *b
+	changed.older, changed.cfg.Suites, changed.cfg.Image.ZFS = nil, []string{"sid"}, false
+	if changed.forGuest(TemplateOld).digest() != old.digest() {
+		t.Error("joist.toml is in the digest of the older release's lock")
+	}
+	if err := old.lockGuest(t.Context()); err == nil || !strings.Contains(err.Error(), "template-debian-12.lock") {
+		t.Errorf("without a lock: %v", err)
+	}
+	text := "format = 1\nconfig = \"" + old.digest() + "\"\nsuites = [\"bookworm\"]\n"
+	put(t, old.lockFile(), text)
+	if err := old.lockGuest(t.Context()); err != nil || string(old.lockText) != text || b.lockText != nil {
+		t.Errorf("with a lock: %v", err)
 	}
 }
 

@@ -25,16 +25,25 @@ import (
 // wraps when nothing changed; the others are for those who go back and forth.
 const keepSystems = 3
 
-// begin loads the lock and, where a system is wrapped, looks up what earlier
+// begin loads the locks and, where a system is wrapped, looks up what earlier
 // builds left. Where they compiled all programs, the build id is known.
-func (b *Builder) begin(ctx context.Context, wraps bool) error {
+func (b *Builder) begin(ctx context.Context, kinds []Kind) error {
+	if slices.Contains(kinds, TemplateOld) {
+		if err := b.forGuest(TemplateOld).lockGuest(ctx); err != nil {
+			return err
+		}
+		if len(kinds) == 1 {
+			return nil
+		}
+	}
 	if err := b.loadLock(ctx); err != nil {
 		return err
 	}
+	system := slices.ContainsFunc(kinds, wraps)
 	if b.o.Again != nil {
-		return b.sameInputs(ctx, wraps)
+		return b.sameInputs(ctx, system)
 	}
-	if !wraps {
+	if !system {
 		return nil
 	}
 	if err := b.lookUp(ctx); err != nil {
@@ -75,7 +84,7 @@ func (b *Builder) inputs(ctx context.Context) (root *tree.Node, err error) {
 	g, both := errgroup.WithContext(ctx)
 	g.Go(func() error { return b.compile(both) })
 	g.Go(func() error {
-		if err := b.prepare(both, append(b.zfsSets(), setImage)...); err != nil {
+		if err := b.prepare(both, append(append(b.zfsSets(), setImage), b.extensionSets()...)...); err != nil {
 			return err
 		}
 		err := b.o.Sink.Do("unpack system", func(advance func(n, of int64)) (err error) {
@@ -83,6 +92,9 @@ func (b *Builder) inputs(ctx context.Context) (root *tree.Node, err error) {
 			return err
 		})
 		if err != nil {
+			return err
+		}
+		if err := b.unpackExtensions(both); err != nil {
 			return err
 		}
 		if err := b.indexModules(both, root); err != nil {

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path"
 	"path/filepath"
@@ -46,16 +47,25 @@ func (b *Builder) savePool(ctx context.Context, name string) (err error) {
 			return err
 		}
 	}
-	if err := b.fetch(ctx, setImage, setTools, setGuest, setZFS, setFirmware); err != nil {
+	sets := []string{setImage, setTools, setGuest, setZFS, setFirmware}
+	for _, x := range b.cfg.lockedExtensions() {
+		sets = append(sets, extensionSet(x.Name))
+	}
+	if err := b.fetch(ctx, sets...); err != nil {
 		return err
 	}
 	files, err := b.poolModules(ctx)
 	if err != nil {
 		return err
 	}
-	files[poolLock] = tree.Bytes(b.lockText)
-	for _, p := range b.lock.Packages {
-		if files[deb.PoolName(p)], err = tree.FromFile(b.files[p.Name]); err != nil {
+	if err := b.poolPackages(files); err != nil {
+		return err
+	}
+	if b.older != nil {
+		if err := b.older.fetch(ctx, setTools, setGuest); err != nil {
+			return err
+		}
+		if err := b.older.poolPackages(files); err != nil {
 			return err
 		}
 	}
@@ -68,6 +78,17 @@ func (b *Builder) savePool(ctx context.Context, name string) (err error) {
 		return err
 	}
 	return os.Rename(tmp.Name(), name)
+}
+
+// poolPackages adds the lock and its packages.
+func (b *Builder) poolPackages(files map[string]tree.Source) (err error) {
+	files[b.lockName()] = tree.Bytes(b.lockText)
+	for _, p := range b.lock.Packages {
+		if files[deb.PoolName(p)], err = tree.FromFile(b.files[p.Name]); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func writePool(ctx context.Context, w io.Writer, files map[string]tree.Source) error {
@@ -157,19 +178,24 @@ func escapeModule(s string) string {
 // usePool lets the build take everything from the pool. It must be the pool of
 // this lock.
 func (b *Builder) usePool() error {
-	r, err := b.pool.File(poolLock)
-	if err != nil {
-		return fmt.Errorf("read pool %s: %w", b.o.Pool, err)
-	}
-	theirs, err := io.ReadAll(r)
-	if err != nil {
-		return fmt.Errorf("read pool %s: %w", b.o.Pool, err)
-	}
-	ours, err := os.ReadFile(b.lockFile())
-	if err != nil || !bytes.Equal(theirs, ours) {
-		var fl finding.List
-		fl.Stopf("pool-differs", b.o.Pool, "build from the checkout that it was saved from, or save one again with --save-pool", "the pool was saved for another joist.lock")
-		return fl.Err()
+	for _, g := range guestReleases() {
+		r, err := b.pool.File(g.lock)
+		if errors.Is(err, fs.ErrNotExist) && g.suites != nil {
+			continue // it was saved without that template
+		}
+		if err != nil {
+			return fmt.Errorf("read pool %s: %w", b.o.Pool, err)
+		}
+		theirs, err := io.ReadAll(r)
+		if err != nil {
+			return fmt.Errorf("read pool %s: %w", b.o.Pool, err)
+		}
+		ours, err := os.ReadFile(filepath.Join(b.o.Source, g.lock))
+		if err != nil || !bytes.Equal(theirs, ours) {
+			var fl finding.List
+			fl.Stopf("pool-differs", b.o.Pool, "build from the checkout that it was saved from, or save one again with --save-pool", "the pool was saved for another %s", g.lock)
+			return fl.Err()
+		}
 	}
 	dir := filepath.Join(b.work, "goproxy")
 	var g errgroup.Group

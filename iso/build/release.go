@@ -63,7 +63,7 @@ func (b *Builder) manifest(s System, signatures map[string]string) ([]byte, erro
 		return nil, err
 	}
 	m.Built = m.Built.UTC().Truncate(time.Second)
-	in := b.inputsOf(setImage, setZFS)
+	in := b.inputsOf(append(b.extensionSets(), setImage, setZFS)...)
 	in.Sources = b.keys
 	for name, c := range b.bins {
 		sum := sha256.Sum256(c)
@@ -163,6 +163,7 @@ func (b *Builder) bill(root *tree.Node) ([]byte, error) {
 		}
 		d.Packages = append(d.Packages, sbom.Package{Kind: sbom.Debian, Name: p.Name, Version: p.Version, Arch: p.Arch, SHA256: p.SHA256, Copyright: text})
 	}
+	d.Packages = append(d.Packages, b.billExtensions()...)
 	modules := map[string]string{"stdlib": strings.TrimPrefix(b.gotool.version, "go")}
 	for name, c := range b.bins {
 		info, err := buildinfo.Read(bytes.NewReader(c))
@@ -196,8 +197,8 @@ func (b *Builder) results() blobs { return blobs{filepath.Join(b.cache, "results
 // resultKey names all that an artefact's bytes depend on.
 func (b *Builder) resultKey(kind Kind) (string, error) {
 	inputs := b.systemKey
-	if kind == Template {
-		inputs = b.templateKey
+	if isTemplate(kind) {
+		inputs = b.forGuest(kind).templateKey
 	}
 	key, err := inputs()
 	if err != nil {
@@ -217,7 +218,7 @@ func (b *Builder) noteResult(kind Kind, sums map[string]string) error {
 		return err
 	}
 	r := result{Sums: sums}
-	if kind != Template {
+	if wraps(kind) {
 		r.Said = b.said
 	}
 	text, err := json.Marshal(r)
@@ -230,7 +231,7 @@ func (b *Builder) noteResult(kind Kind, sums map[string]string) error {
 // unchanged reports whether the output folder holds, byte for byte, what this
 // build would make.
 func (b *Builder) unchanged(kind Kind) (bool, error) {
-	if b.o.Again != nil || b.id == "" && kind != Template {
+	if b.o.Again != nil || b.id == "" && wraps(kind) {
 		return false, nil
 	}
 	key, err := b.resultKey(kind)

@@ -70,12 +70,18 @@ func (b *Builder) system(ctx context.Context, root *tree.Node) (System, error) {
 	if err := b.complete(root, build); err != nil {
 		return s, err
 	}
+	if s.Manifest.Extensions, err = b.extend(ctx, root); err != nil {
+		return s, err
+	}
 	err = b.o.Sink.Do("compress system", func(advance func(n, of int64)) error { return b.squash(ctx, root, boot.FileSystem, advance) })
 	if err != nil {
 		return s, err
 	}
 	err = b.o.Sink.Do("hash system", func(func(n, of int64)) (err error) {
 		if s.Manifest.VerityRoot, err = b.verity(s.Squash); err != nil {
+			return err
+		}
+		if err := b.appendExtensions(s.Squash, s.Manifest.Extensions); err != nil {
 			return err
 		}
 		s.Manifest.Files = map[string]boot.File{}

@@ -57,17 +57,14 @@ tar --create --file=/host/work/template.tar --numeric-owner --sort=name --mtime=
   --exclude=./host --exclude=./proc/* --exclude=./sys/* --exclude=./dev/* --exclude=./run/* --exclude=./tmp/* --directory=/ .
 `
 
-// templateDebian is the template that is known.
-const templateDebian = "debian"
-
 const templateSuffix = ".tar.zst"
 
 func (b *Builder) templateName() string {
-	return fmt.Sprintf("debian-13-standard_%s-1_amd64", b.cfg.Version)
+	return fmt.Sprintf("%s-standard_%s-1_amd64", guestOf(b.guest.kind).name, b.cfg.Version)
 }
 
 // keepTemplates is how many built templates are kept.
-const keepTemplates = 2
+const keepTemplates = 4
 
 // templateKey names all that the template's bytes depend on.
 func (b *Builder) templateKey() (string, error) {
@@ -80,9 +77,14 @@ func (b *Builder) templateKey() (string, error) {
 }
 
 // template brings the template into the work folder: from the cache, or built.
-func (b *Builder) template(ctx context.Context) (files map[string]string, bill []byte, err error) {
+// Its name there is told from folder on, the work folder of the whole build.
+func (b *Builder) template(ctx context.Context, folder string) (files map[string]string, bill []byte, err error) {
 	const local, billLocal = "template" + templateSuffix, "template" + billSuffix
-	files = map[string]string{b.artefactPath(Template): local}
+	at, err := filepath.Rel(folder, filepath.Join(b.work, local))
+	if err != nil {
+		return nil, nil, err
+	}
+	files = map[string]string{b.templateName() + templateSuffix: at}
 	if b.o.Again != nil {
 		bill, err = b.buildTemplate(ctx, filepath.Join(b.work, local))
 		return files, bill, err
@@ -201,7 +203,7 @@ func (b *Builder) unpackTemplate(ctx context.Context, root string) error {
 			return err
 		}
 		essential, others := split(pkgs)
-		t, fl, err := unpack.Tree(ctx, essential, unpack.Options{Accept: acceptAll(essential)})
+		t, fl, err := unpack.Tree(ctx, essential, unpack.Options{Accept: acceptAll(essential), MergeUsr: b.guest.mergeUsr})
 		if err != nil {
 			return err
 		}

@@ -36,6 +36,9 @@ type Account struct {
 func kindOf(name string) (k Kind, manifest string) {
 	for suffix, k := range map[string]Kind{".iso": ISO, ".update": Update, templateSuffix: Template} {
 		if base, ok := strings.CutSuffix(name, suffix); ok {
+			if k == Template && strings.HasPrefix(base, guestOf(TemplateOld).name+"-") {
+				k = TemplateOld
+			}
 			return k, base + manifestSuffix
 		}
 	}
@@ -309,7 +312,7 @@ func (b *Builder) sameInputs(ctx context.Context, programs bool) error {
 	var fl finding.List
 	const hint = "change into a checkout of the commit that the artefact was built from"
 	if sum := sha256.Sum256(b.lockText); hex.EncodeToString(sum[:]) != want.Lock {
-		fl.Stopf("lock-differs", "joist.lock", hint, "the artefact was built from another one")
+		fl.Stopf("lock-differs", b.lockName(), hint, "the artefact was built from another one")
 	}
 	if b.gotool.version != want.Go {
 		fl.Stopf("go-differs", b.gotool.version, "build with "+want.Go+", for example GOTOOLCHAIN="+want.Go, "the artefact was built with %s", want.Go)

@@ -20,7 +20,7 @@ func TestDebianKeys(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(k.Fingerprints(Main)) != 2 || len(k.Fingerprints(Security)) != 1 {
+	if len(k.Fingerprints(Main)) != 4 || len(k.Fingerprints(Security)) != 2 {
 		t.Fatal(k)
 	}
 }

@@ -207,7 +207,7 @@ func (c *Client) fetchRelease(ctx context.Context, base, suite string) (*Release
 	if looksLikeHTML(text) {
 		return nil, fmt.Errorf("read %s: %w", redact(url), errHTML)
 	}
-	signed, signer, err := c.cfg.Keys.Verify(text, archiveOf(suite), c.cfg.Now())
+	signed, signer, err := c.cfg.Keys.Verify(text, suite, c.cfg.Now())
 	if err != nil {
 		return nil, fmt.Errorf("verify %s: %w", redact(url), err)
 	}

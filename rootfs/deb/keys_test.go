@@ -20,7 +20,7 @@ func TestDebianSignatures(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		signed, signer, err := k.Verify(text, a, day)
+		signed, signer, err := k.Verify(text, suite, day)
 		if err != nil || !slices.Contains(k.Fingerprints(a), signer) {
 			t.Fatal(suite, signer, err)
 		}
@@ -34,15 +34,17 @@ func TestDebianSignatures(t *testing.T) {
 		if r.Expired(day) || !r.Expired(r.ValidUntil.Add(time.Second)) || r.ValidUntil.Year() != 2026 {
 			t.Fatal(r.ValidUntil)
 		}
-		if _, _, err := k.Verify(text, Main+Security-a, day); err == nil {
-			t.Errorf("%s: accepted for the other archive", suite)
+		for _, other := range []string{map[Archive]string{Main: "trixie-security", Security: "trixie"}[a], "bookworm", "bookworm-security", "trixiex", "sid"} {
+			if _, by, err := k.Verify(text, other, day); err == nil && k.only[by] == k.only[signer] {
+				t.Errorf("%s: accepted for %s, by %s", suite, other, by)
+			}
 		}
-		if _, _, err := k.Verify(text, a, day.AddDate(12, 0, 0)); err == nil {
+		if _, _, err := k.Verify(text, suite, day.AddDate(12, 0, 0)); err == nil {
 			t.Errorf("%s: accepted with an expired key", suite)
 		}
 		for _, at := range []string{"Codename: ", "main/binary-amd64/Packages.xz"} {
 			bad := bytes.Replace(text, []byte(at), []byte("X"+at), 1)
-			if _, _, err := k.Verify(bad, a, day); err == nil {
+			if _, _, err := k.Verify(bad, suite, day); err == nil {
 				t.Errorf("%s: change at %q not seen", suite, at)
 			}
 		}

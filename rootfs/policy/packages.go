@@ -66,6 +66,19 @@ func Template() []string {
 	}
 }
 
+// TemplateOld returns those of the template of Debian 12, whose /usr is merged
+// by whoever makes the tree.
+func TemplateOld() []string { return append(Template(), "usr-is-merged") }
+
+// TemplateTools returns the packages that run outside a template's tree while
+// it is configured, but with its C library: they are of the same release.
+func TemplateTools() []string { return []string{"fakeroot", "libfakeroot"} }
+
+// TemplateToolsExcluded are what the template itself has.
+func TemplateToolsExcluded() map[string]string {
+	return map[string]string{"libc6": "the template's own"}
+}
+
 // ToolsExcluded are the dependencies the sandbox does without.
 func ToolsExcluded() map[string]string {
 	return map[string]string{
@@ -186,6 +199,9 @@ var drops = []reason{
 	{"/usr/share/gdb/", "debugger"},
 	{"/usr/lib/debug/", "debugger"},
 	{"/usr/lib/x86_64-linux-gnu/systemd/libsystemd-core-", "systemd stays out; udevd needs libsystemd-shared only"},
+	{"/usr/lib/tmpfiles.d/ceph.conf", "folders of Ceph's servers"},
+	{"/usr/bin/radosgw-admin", "manages servers of Ceph, and needs ICU, 37 MB"},
+	{"/usr/lib/x86_64-linux-gnu/ceph/compressor/libceph_snappy.so", "a method of compression whose library ceph-common does not bring"},
 	{"/usr/sbin/xfs_scrub", "needs ICU, 37 MB; xfs_repair is there"},
 	{"/usr/share/qemu/edk2-a", "firmware of other machines (the x86 one is in ovmf)"},
 	{"/usr/share/qemu/edk2-loongarch", "firmware of other machines"},

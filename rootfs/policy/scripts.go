@@ -43,6 +43,8 @@ var scripts = []Rule{
 	{Package: "bash", Scripts: post, Why: "alternative of a manual page", Do: []Action{{Op: Link, Path: "/usr/bin/sh", Arg: "bash"}}},
 	{Package: "bridge-utils", Scripts: post, Why: upgrades},
 	{Package: "ca-certificates", Scripts: postcfg, Why: "joins the certificates; the builder writes /etc/ssl/certs/ca-certificates.crt"},
+	{Package: "ceph-common", Scripts: both, Why: "makes the user that Ceph's servers run as; clients run as root", Covers: []Cover{
+		cover(Account, "$SERVER_USER", "of servers, which the extension has not"), cover(Account, "$SERVER_GROUP", "of servers, which the extension has not")}},
 	{Package: "chrony", Scripts: both, Why: usersWhy, Do: []Action{
 		{Op: Dir, Path: "/var/lib/chrony", Perm: 0o750, UID: 991, GID: 991},
 		{Op: Dir, Path: "/var/log/chrony", Perm: 0o750, UID: 991, GID: 991},
@@ -59,6 +61,8 @@ var scripts = []Rule{
 	{Package: "firmware-*", Scripts: both, Why: initrd, Covers: []Cover{cover(Diversion, "/lib/firmware/$f", merged)}},
 	{Package: "fuse3", Scripts: both, Why: "diversion for unmerged /usr; fusermount3 keeps no setuid bit: only root mounts on the node", Covers: []Cover{cover(Diversion, "$f", merged)}},
 	{Package: "gawk", Scripts: post, Why: "alternative", Do: []Action{{Op: Link, Path: "/usr/bin/awk", Arg: "gawk"}, {Op: Link, Path: "/usr/bin/nawk", Arg: "gawk"}}},
+	{Package: "glusterfs-common", Scripts: post, Why: "makes the user of the server, and a folder for logs", Do: []Action{{Op: Dir, Path: "/var/log/glusterfs", Perm: 0o755}},
+		Covers: []Cover{cover(Account, "gluster", "of the server, which the extension has not")}},
 	{Package: "gzip", Scripts: both, Why: "diversion of another package (zutils)", Covers: []Cover{cover(Diversion, "/usr/bin/$tool", "moves a diversion of zutils, which is not in the image")}},
 	{Package: "init-system-helpers", Scripts: post, Why: services},
 	{Package: "iproute2", Scripts: all, Why: questions, Covers: []Cover{cover(Capability, "/bin/ip", "only if debconf's answer is yes, which is not the default; only root configures the network")}},
@@ -98,6 +102,11 @@ var scripts = []Rule{
 	{Package: "nvme-cli", Scripts: post, Why: "makes host ids; joist-init writes them from the machine id"},
 	{Package: "openssh-client", Scripts: both, Why: usersWhy, Do: []Action{{Op: Perm, Path: "/usr/bin/ssh-agent", Perm: 0o755}}},
 	{Package: "openssh-server", Scripts: all, Why: "host keys are made at the first boot; configuration is the image's own", Covers: []Cover{cover(Diversion, "/usr/sbin/sshd", "only while a running daemon of an earlier version is upgraded")}},
+	{Package: "openvswitch-common", Scripts: post, Why: upgrades},
+	{Package: "openvswitch-switch", Scripts: both, Why: "alternative of the switch; the program that joist-init starts makes the database", Do: []Action{
+		{Op: Link, Path: "/usr/sbin/ovs-vswitchd", Arg: "/usr/lib/openvswitch-switch/ovs-vswitchd"},
+		{Op: Dir, Path: "/var/lib/openvswitch", Perm: 0o755},
+	}},
 	{Package: "openssl", Scripts: post, Why: "repairs links of earlier versions"},
 	{Package: "passwd", Scripts: both, Why: usersWhy},
 	{Package: "pciutils", Scripts: both, Why: upgrades},

@@ -25,6 +25,8 @@ const (
 // units are all that the image's packages would have started.
 var units = []Service{
 	{"apparmor", []string{"apparmor.service", "init.d/apparmor"}, "loads every profile of /etc/apparmor.d, most of them for desktop programs; joist-init and liblxc load those of containers"},
+	{"ceph-common", []string{"ceph.target"}, "joins the units of Ceph's servers; the extension has clients only"},
+	{"ceph-common", []string{"rbdmap.service"}, "maps the images of /etc/ceph/rbdmap; a node maps those of its storages"},
 	{"chrony", []string{"chrony.service", "init.d/chrony"}, byInit + "chrony"},
 	{"chrony", []string{"chronyd-restricted.service"}, "the same daemon for a host that serves no time and controls nothing; one is enough"},
 	{"chrony", []string{"chrony-wait.service"}, "holds back units that need the right time; no service of a node waits for it"},
@@ -47,6 +49,8 @@ var units = []Service{
 	{"openssh-server", []string{"ssh.service", "ssh.socket", "sshd@.service", "init.d/ssh"}, byInit + "sshd"},
 	{"openssh-server", []string{"sshd-keygen.service"}, "joist-init makes the host key at the first boot"},
 	{"openssh-server", []string{"rescue-ssh.target"}, "rescue mode of systemd; that of Joist is a boot of its own"},
+	{"openvswitch-switch", []string{"openvswitch-switch.service", "ovsdb-server.service", "ovs-vswitchd.service", "init.d/openvswitch-switch"}, byInit + "ovsdb, and ovs-vswitchd"},
+	{"openvswitch-switch", []string{"ovs-record-hostname.service"}, "writes the host's name into the database, for who manages many from elsewhere"},
 	{"procps", []string{"init.d/procps"}, "applies sysctl.d(5); joist-init has a table of kernel parameters of its own"},
 	{"qemu-system-common", []string{"qemu-vmsr-helper.*"}, "reads power meters of the processor for guests; no guest gets any"},
 	{"smartmontools", []string{"smartmontools.service", "init.d/smartmontools"}, "warns of failing disks by mail; smartctl is there to be asked"},

@@ -35,9 +35,10 @@ func name(p Package) string { return p.Control.Get("Package") }
 
 // Options choose between an image and a tree of tools.
 type Options struct {
-	Drop    bool              // leave out what policy.Drop names
-	Accept  map[string]bool   // "package:script", "package:unit:NAME" … that joist.toml accepts although no rule covers it
-	Advance func(n, of int64) // told each package that was read; may be nil
+	Drop     bool              // leave out what policy.Drop names
+	Accept   map[string]bool   // "package:script", "package:unit:NAME" … that joist.toml accepts although no rule covers it
+	MergeUsr bool              // make the links of the merged /usr, which base-files brings from Debian 13 on
+	Advance  func(n, of int64) // told each package that was read; may be nil
 }
 
 // Tree unpacks the packages. base-files comes first, because it brings the
@@ -58,6 +59,11 @@ func Tree(ctx context.Context, pkgs []Package, o Options) (*tree.Node, finding.L
 		return nil, nil, err
 	}
 	root := tree.New()
+	if o.MergeUsr {
+		if err := mergeUsr(root); err != nil {
+			return nil, nil, err
+		}
+	}
 	var fl finding.List
 	for _, part := range parts {
 		if err := merge(root, part, &fl); err != nil {
@@ -69,6 +75,19 @@ func Tree(ctx context.Context, pkgs []Package, o Options) (*tree.Node, finding.L
 		checkScripts(p, o, &fl)
 	}
 	return root, fl, nil
+}
+
+// mergeUsr makes what base-files of Debian 12 leaves to whoever installs it.
+func mergeUsr(root *tree.Node) error {
+	for _, d := range []string{"bin", "lib", "lib64", "sbin"} {
+		if _, err := root.Dir("/usr/" + d); err != nil {
+			return err
+		}
+		if err := root.AddLink("/"+d, "usr/"+d); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // part is one package's entries in the order of its archive.

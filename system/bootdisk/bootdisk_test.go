@@ -65,6 +65,7 @@ func (r *rig) alike(t *testing.T) {
 func TestReconcile(t *testing.T) {
 	old, fresh := bootdisktest.NewBuild(t, "0011223344556677"), bootdisktest.NewBuild(t, "8899aabbccddeeff")
 	zero := make([]byte, 1<<20)
+	extended := old.Extend("one", bootdisktest.NewBuild(t, "aaaaaaaaaaaaaaaa")).Extend("two", fresh)
 	for name, c := range map[string]struct {
 		disks func() []bootdisk.Disk
 		said  string
@@ -92,6 +93,17 @@ func TestReconcile(t *testing.T) {
 			bootdisktest.Write(t, d, disk.NameSlotA, zero[:512], int64(len(old.Image))-4096)
 			return []bootdisk.Disk{bootdisktest.Install(t, first, old, boot.Fresh()), d}
 		}, "slot A: check image", ""},
+		"alike with extensions": {func() []bootdisk.Disk {
+			return []bootdisk.Disk{bootdisktest.Install(t, first, extended, boot.Fresh()), bootdisktest.Install(t, twin, extended, boot.Fresh())}
+		}, "", ""},
+		"extension damaged": {func() []bootdisk.Disk {
+			d := bootdisktest.Install(t, twin, extended, boot.Fresh())
+			bootdisktest.Write(t, d, disk.NameSlotA, zero[:512], int64(len(extended.Image))-4096)
+			return []bootdisk.Disk{bootdisktest.Install(t, first, extended, boot.Fresh()), d}
+		}, "slot A: extension at byte", ""},
+		"nothing on it, extensions on the other": {func() []bootdisk.Disk {
+			return []bootdisk.Disk{bootdisktest.Install(t, first, extended, boot.Fresh()), bootdisktest.Empty(t, twin)}
+		}, "disk disk-8222: boot partition: ", ""},
 		"boot code damaged": {func() []bootdisk.Disk {
 			d := bootdisktest.Install(t, twin, old, boot.Fresh())
 			bootdisktest.Write(t, d, disk.NameBIOS, zero, 0)

@@ -30,7 +30,8 @@ type Copy struct {
 // Image is a system image in a slot.
 type Image struct {
 	Root  string // of the hash tree
-	Bytes int64  // with the tree
+	Ext   string // root hashes of extensions behind it, joined by commas
+	Bytes int64  // with the trees, and extensions
 }
 
 // needed is on every boot partition.
@@ -185,7 +186,15 @@ func (c *Copy) slot(ctx context.Context, s boot.Slot, conf []byte) error {
 	if err != nil {
 		return err
 	}
-	c.Slots[s] = Image{Root: root, Bytes: n}
+	ext := boot.ExtensionRoots(args)
+	for _, root := range ext {
+		more, err := verity.CheckTree(io.NewSectionReader(until{ctx, p}, n, p.size-n), root)
+		if err != nil {
+			return fmt.Errorf("extension at byte %d: %w", n, err)
+		}
+		n += more
+	}
+	c.Slots[s] = Image{Root: root, Ext: strings.Join(ext, ","), Bytes: n}
 	return nil
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
+	"io"
 	"os"
 	"slices"
 	"strings"
@@ -96,8 +97,31 @@ func Refresh(ctx context.Context, ref Copy, to Disk, d Difference, advance Progr
 
 const bufferSize = 4 << 20
 
-// copySlot copies image and hash tree, the tree after the data are safe: it is
-// what says that the image is there. What was written is read back.
+// image is one that lies in a slot: the system, or an extension behind it.
+type image struct {
+	at, data int64 // where it begins; bytes before its hash tree
+	root     string
+}
+
+// imagesOf finds what a slot holds.
+func imagesOf(slot io.ReaderAt, x Image) (out []image, err error) {
+	at, roots := int64(0), []string{x.Root}
+	if x.Ext != "" {
+		roots = append(roots, strings.Split(x.Ext, ",")...)
+	}
+	for _, root := range roots {
+		_, data, err := verity.Locate(io.NewSectionReader(slot, at, x.Bytes-at))
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, image{at, data, root})
+		at += data + verity.TreeSize(data)
+	}
+	return out, nil
+}
+
+// copySlot copies images and hash trees, each tree after the data before it are
+// safe: it is what says that the image is there. What was written is read back.
 func copySlot(ctx context.Context, from, to Disk, s boot.Slot, x Image, advance Progress) error {
 	src, err := from.open(slotName(s), false)
 	if err != nil {
@@ -112,18 +136,19 @@ func copySlot(ctx context.Context, from, to Disk, s boot.Slot, x Image, advance 
 	if x.Bytes > dst.size {
 		return fmt.Errorf("the image has %d bytes, the partition %d", x.Bytes, dst.size)
 	}
-	_, data, err := verity.Locate(src)
+	images, err := imagesOf(src, x)
 	if err != nil {
 		return err
 	}
+	next := images
 	buf := make([]byte, bufferSize)
 	for off := int64(0); off < x.Bytes; {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
 		end := x.Bytes
-		if off < data {
-			end = data
+		if len(next) > 0 {
+			end = next[0].at + next[0].data
 		}
 		n := min(int64(len(buf)), end-off)
 		if _, err := src.ReadAt(buf[:n], off); err != nil {
@@ -134,16 +159,22 @@ func copySlot(ctx context.Context, from, to Disk, s boot.Slot, x Image, advance 
 		}
 		off += n
 		advance(off, x.Bytes)
-		if off == data {
+		if len(next) > 0 && off == end {
 			if err := dst.Sync(); err != nil {
 				return err
 			}
+			next = next[1:]
 		}
 	}
 	if err := dst.forget(); err != nil {
 		return err
 	}
-	return verity.Verify(dst, data, x.Root)
+	for _, i := range images {
+		if err := verity.Verify(io.NewSectionReader(dst, i.at, x.Bytes-i.at), i.data, i.root); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // copyBoot makes the boot partition anew from another disk's files. They

@@ -49,6 +49,20 @@ func TestTarget(t *testing.T) {
 	}
 }
 
+// A piece of the device that holds several images, and where the next begins.
+func TestLinear(t *testing.T) {
+	v, err := ReadVerity(bytes.NewReader(image(10000)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if end := v.End(); end != 3*4096+4096+4096 { // data, superblock, one block of hashes
+		t.Errorf("the image ends at %d", end)
+	}
+	if got := Linear("/dev/sda3", 20480, 8192); got != (Target{Sectors: 16, Type: "linear", Params: "/dev/sda3 40"}) {
+		t.Errorf("%+v", got)
+	}
+}
+
 func TestReadVerityRefuses(t *testing.T) {
 	good := image(4096)
 	for name, at := range map[string]int{"squashfs magic": 0, "verity magic": 4096, "algorithm": 4096 + 32, "blocks": 4096 + 72, "salt": 4096 + 81} {

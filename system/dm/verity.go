@@ -1,4 +1,4 @@
-// Package dm makes read-only dm-verity devices through the device-mapper
+// Package dm makes read-only dm-verity and linear devices through the device-mapper
 // ioctls, without dmsetup or udev. It reads the verity superblock that
 // veritysetup(8) puts between data and hash tree; the root hash comes from
 // outside (the kernel command line).
@@ -12,6 +12,8 @@ import (
 	"io"
 	"regexp"
 	"strings"
+
+	"joist/image/verity"
 )
 
 // Verity is a verity superblock, version 1, as described at
@@ -64,6 +66,18 @@ func ReadVerity(r io.ReaderAt) (Verity, error) {
 	}
 	v.Salt = b[88 : 88+n]
 	return v, nil
+}
+
+// End is where the tree ends, in bytes from the start of the image.
+func (v Verity) End() int64 {
+	size := int64(v.DataBlocks) * block
+	return size + verity.TreeSize(size)
+}
+
+// Linear is the line for a piece of device dev, which begins and ends at
+// multiples of 512 bytes (Documentation/admin-guide/device-mapper/linear.rst).
+func Linear(dev string, at, size int64) Target {
+	return Target{Sectors: uint64(size / 512), Type: "linear", Params: fmt.Sprintf("%s %d", dev, at/512)}
 }
 
 // Target is one line of a device-mapper table.

@@ -29,13 +29,14 @@ d /var/log 0755
 d /var/log/joist 0755
 d /var/spool 0755
 d /var/tmp 1777
-L /var/run - - - - /run
-L /var/lock - - - - /run/lock
+L+ /var/run - - - - /run
+L+ /var/lock - - - - /run/lock
 d /var/lib/joist 0755
 d /var/lib/joist/node 0700
 d /var/lib/joist/tasks 0750
 d /var/lib/vz 0755
 d /var/lib/lxcfs 0755
+d /run/lock 1777
 d /run/sshd 0755
 `
 

@@ -20,7 +20,7 @@ import (
 
 func TestServicesOfEveryModeHaveAnOrder(t *testing.T) {
 	for mode, want := range map[cmdline.Mode]string{
-		cmdline.Node:    "udevd network joistd firstboot chrony sshd lxcfs dmeventd dashboard-tty1 dashboard-ttyS0 login-tty2 login-tty3",
+		cmdline.Node:    "udevd network joistd firstboot chrony sshd lxcfs dmeventd ovsdb ovs-vswitchd dashboard-tty1 dashboard-ttyS0 login-tty2 login-tty3",
 		cmdline.Install: "udevd",
 		cmdline.Rescue:  "udevd",
 	} {

@@ -18,6 +18,8 @@ const (
 	lxcDir        = "/var/lib/lxcfs"
 	dmeventd      = "dmeventd"
 	firstBoot     = "firstboot"
+	ovsdb         = "/usr/lib/joist/openvswitch/ovsdb" // of the builder: rootfs/policy
+	ovsSwitch     = "/usr/lib/joist/openvswitch/vswitchd"
 	joistdReserve = 256 << 20 // bytes that guests never take from the API
 )
 
@@ -46,6 +48,9 @@ func services(mode cmdline.Mode, consoles []string, keys string) []service.Spec 
 		// It ends at SIGTERM only when it monitors nothing: see endMonitoring.
 		service.Spec{Name: dmeventd, Argv: []string{"/usr/sbin/dmeventd", "-f"}, OOM: -1000, StopIn: 5 * time.Second,
 			Needs: []string{"/usr/sbin/dmeventd"}},
+		// Only where the extension is: its files are what they need.
+		service.Spec{Name: "ovsdb", Argv: []string{ovsdb}, After: []string{udevd}, Needs: []string{ovsdb}},
+		service.Spec{Name: "ovs-vswitchd", Argv: []string{ovsSwitch}, After: []string{"ovsdb"}, Needs: []string{ovsSwitch}, OOM: -900},
 	)
 	return append(list, sessions(consoles)...)
 }

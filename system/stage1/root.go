@@ -57,7 +57,7 @@ func (b *boot) verity(context.Context) error {
 	if err != nil {
 		return &problem{err, hint}
 	}
-	b.image = node
+	b.device, b.image = b.image, node
 	return nil
 }
 
@@ -105,7 +105,10 @@ func (b *boot) mountImage(context.Context) error {
 	if st, err := os.Stat(filepath.Join(newRoot, "sbin/init")); err != nil || st.Mode()&0o111 == 0 {
 		return fmt.Errorf("%s holds no /sbin/init", b.image)
 	}
-	return nil
+	if b.device == "" {
+		b.device = b.image
+	}
+	return b.extend()
 }
 
 // switchRoot makes the image the root file system, frees the initramfs'

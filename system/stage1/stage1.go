@@ -63,6 +63,7 @@ type boot struct {
 	mods    *module.Loader
 	dog     *watchdog.Timer
 	image   string // block device that holds the squashfs
+	device  string // what it lies on, and extensions behind it; empty: the same
 	checked bool   // the image was, as a whole
 	carrier string // loop device of the medium, where that is a file
 	remote  imageboot.Remote

@@ -271,6 +271,9 @@ func own(p string, kind byte, mode fs.FileMode, uid, gid int) error {
 }
 
 func (l Line) link(p string) error {
+	if to, err := os.Readlink(p); err == nil && to == l.Arg {
+		return nil // so that a start writes nothing
+	}
 	if _, err := os.Lstat(p); err == nil {
 		if !l.Force {
 			return nil

@@ -37,6 +37,32 @@ func TestParse(t *testing.T) {
 	}
 }
 
+// L+ replaces what is in the link's place, a folder with files included, and
+// leaves the link alone that is there already.
+func TestForcedLink(t *testing.T) {
+	root := t.TempDir()
+	if err := os.MkdirAll(filepath.Join(root, "var/run/old"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	lines, _ := Parse("L+ /var/run - - - - /run\n")
+	var made [2]os.FileInfo
+	for i := range made {
+		if err := Apply(root, lines, Table(""), Table("")); err != nil {
+			t.Fatal(err)
+		}
+		var err error
+		if made[i], err = os.Lstat(filepath.Join(root, "var/run")); err != nil || made[i].Mode()&os.ModeSymlink == 0 {
+			t.Fatal(made[i], err)
+		}
+	}
+	if !os.SameFile(made[0], made[1]) || !made[0].ModTime().Equal(made[1].ModTime()) {
+		t.Error("the link was made again")
+	}
+	if to, _ := os.Readlink(filepath.Join(root, "var/run")); to != "/run" {
+		t.Errorf("it leads to %q", to)
+	}
+}
+
 func TestApply(t *testing.T) {
 	if os.Getuid() != 0 {
 		t.Skip("needs root to give files away")

@@ -66,17 +66,24 @@ func template(t testing.TB) string {
 	if p := os.Getenv("JOIST_TEMPLATE"); p != "" {
 		return p
 	}
+	return templateOf(t, "debian-13", "debian")
+}
+
+// templateOf is the newest template of a release in build/, which `joist build
+// template WORD` made.
+func templateOf(t testing.TB, release, word string) string {
+	t.Helper()
 	root, err := vm.Root()
 	if err != nil {
 		t.Fatal(err)
 	}
-	pattern := filepath.Join(root, "build", "debian-13-standard_*_amd64.tar.zst")
+	pattern := filepath.Join(root, "build", release+"-standard_*_amd64.tar.zst")
 	found, err := filepath.Glob(pattern)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if len(found) == 0 {
-		t.Fatalf("no %s; run `build/bin/joist build template debian --out build`", pattern)
+		t.Fatalf("no %s; run `build/bin/joist build template %s --out build`", pattern, word)
 	}
 	return found[len(found)-1]
 }

@@ -6,7 +6,6 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
-	"errors"
 	"math/big"
 	"os"
 	"os/exec"
@@ -92,17 +91,17 @@ func TestZFSModule(t *testing.T) {
 	}
 }
 
-// TestZFSSecureBoot: under Secure Boot the kernel loads modules that were
-// signed with a key that is enrolled, and none that was touched since.
-func TestZFSSecureBoot(t *testing.T) {
-	img := medium(t) // for the tools and the kind of processor
+// signedMedium builds a medium whose modules are signed with a new key, and
+// returns that key's certificate (DER).
+func signedMedium(t *testing.T) (iso string, cert []byte) {
+	t.Helper()
 	dir := t.TempDir()
 	key, err := rsa.GenerateKey(rand.Reader, 2048)
 	if err != nil {
 		t.Fatal(err)
 	}
 	about := x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "Joist's test of modules"}, NotBefore: time.Unix(0, 0), NotAfter: time.Unix(1<<32, 0)}
-	cert, err := x509.CreateCertificate(rand.Reader, &about, &about, key.Public(), key)
+	cert, err = x509.CreateCertificate(rand.Reader, &about, &about, key.Public(), key)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -111,8 +110,8 @@ func TestZFSSecureBoot(t *testing.T) {
 		t.Fatal(err)
 	}
 	text := append(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert})...)
-	file, vars := filepath.Join(dir, "module.key"), filepath.Join(dir, "vars.fd")
-	if err := errors.Join(os.WriteFile(file, text, 0o600), vm.EnrolKey(vars, cert)); err != nil {
+	file := filepath.Join(dir, "module.key")
+	if err := os.WriteFile(file, text, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	root, err := vm.Root()
@@ -124,11 +123,23 @@ func TestZFSSecureBoot(t *testing.T) {
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("build a medium with signed modules: %v\n%s", err, out)
 	}
-	iso, err := filepath.Glob(filepath.Join(dir, "joist-*.iso"))
-	if err != nil || len(iso) != 1 {
-		t.Fatal(iso, err)
+	found, err := filepath.Glob(filepath.Join(dir, "joist-*.iso"))
+	if err != nil || len(found) != 1 {
+		t.Fatal(found, err)
 	}
-	m, shell := inRescue(t, vm.Config{Firmware: vm.OVMFSecureBoot, Vars: vars, Accel: img.accel, Media: []vm.Medium{{Path: iso[0]}}})
+	return found[0], cert
+}
+
+// TestZFSSecureBoot: under Secure Boot the kernel loads modules that were
+// signed with a key that is enrolled, and none that was touched since.
+func TestZFSSecureBoot(t *testing.T) {
+	img := medium(t) // for the tools and the kind of processor
+	iso, cert := signedMedium(t)
+	vars := filepath.Join(t.TempDir(), "vars.fd")
+	if err := vm.EnrolKey(vars, cert); err != nil {
+		t.Fatal(err)
+	}
+	m, shell := inRescue(t, vm.Config{Firmware: vm.OVMFSecureBoot, Vars: vars, Accel: img.accel, Media: []vm.Medium{{Path: iso}}})
 	run := func(command string) string {
 		t.Helper()
 		return strings.TrimSpace(shell.run(t, zfsTime, command))

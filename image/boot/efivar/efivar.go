@@ -120,10 +120,39 @@ func order(dir string) []byte {
 	return b[min(4, len(b)):]
 }
 
-// write replaces a variable in one write, as efivarfs demands.
-func write(dir, name string, data []byte) error {
+// write replaces one of the firmware's own variables.
+func write(dir, name string, data []byte) error { return writeTo(path(dir, name), name, data) }
+
+// Names of shim's variables that ask for a key to be enrolled.
+const (
+	mokNew  = "MokNew"
+	mokAuth = "MokAuth"
+	shim    = "605dab50-e046-4300-abb6-3dd810dd8b23"
+)
+
+// AskForKey writes the request of boot.MokRequest. An older one is replaced. The
+// list comes first: shim starts MokManager for it, which refuses it without the
+// other.
+func AskForKey(dir string, list, auth []byte) error {
+	for _, v := range []struct {
+		name string
+		data []byte
+	}{{mokNew, list}, {mokAuth, auth}} {
+		at := filepath.Join(dir, v.name+"-"+shim)
+		if err := mutable(at); err != nil {
+			return fmt.Errorf("write firmware variable %s: %w", v.name, err)
+		}
+		if err := writeTo(at, v.name, v.data); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// writeTo replaces a variable in one write, as efivarfs demands.
+func writeTo(at, name string, data []byte) error {
 	b := append(binary.LittleEndian.AppendUint32(nil, attributes), data...)
-	f, err := os.OpenFile(path(dir, name), os.O_WRONLY|os.O_CREATE, 0o644)
+	f, err := os.OpenFile(at, os.O_WRONLY|os.O_CREATE, 0o644)
 	if err != nil {
 		return fmt.Errorf("write firmware variable %s: %w", name, err)
 	}

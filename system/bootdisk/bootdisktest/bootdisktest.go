@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -24,6 +25,15 @@ type Build struct {
 	ID    string
 	Image []byte
 	Root  string
+	Ext   []boot.Extension
+}
+
+// Extend puts another build's image behind this one's, as an extension of that
+// name.
+func (b Build) Extend(name string, x Build) Build {
+	b.Image = append(bytes.Clone(b.Image), x.Image...)
+	b.Ext = append(slices.Clone(b.Ext), boot.Extension{Name: name, Size: int64(len(x.Image)), VerityRoot: x.Root})
+	return b
 }
 
 // NewBuild makes one with an id of 16 hexadecimal digits.
@@ -49,7 +59,7 @@ func NewBuild(t testing.TB, id string) Build {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return Build{id, image, root}
+	return Build{ID: id, Image: image, Root: root}
 }
 
 // Size is that of every disk.
@@ -117,7 +127,7 @@ func Install(t testing.TB, guid string, b Build, s boot.State) bootdisk.Disk {
 	d := Empty(t, guid)
 	Write(t, d, disk.NameSlotA, b.Image, 0)
 	file := boot.File{Size: 1, SHA256: strings.Repeat("0", 64)}
-	m := boot.Manifest{BuildID: b.ID, Version: "1", Built: time.Unix(1_800_000_000, 0), Kernel: "6", VerityRoot: b.Root,
+	m := boot.Manifest{BuildID: b.ID, Version: "1", Built: time.Unix(1_800_000_000, 0), Kernel: "6", VerityRoot: b.Root, Extensions: b.Ext,
 		Files: map[string]boot.File{boot.FileKernel: file, boot.FileInitrd: file, boot.FileSystem: file}}
 	big := content(bytes.Repeat([]byte("kernel "+b.ID), 30_000))
 	esp := boot.ESP{Loaders: boot.Loaders{Shim: content("shim"), Grub: content("grub"), MOK: content("mok")}, Kernel: big, Initrd: big, State: s,
