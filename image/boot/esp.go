@@ -1,6 +1,7 @@
 package boot
 
 import (
+	"encoding/json"
 	"fmt"
 	"time"
 
@@ -29,6 +30,28 @@ const (
 	PathLoader = `\EFI\joist\shimx64.efi` // of the firmware's boot entry
 )
 
+// What an image of a disk has beside: all that its first start takes from a
+// medium otherwise.
+const (
+	PathManifest     = "/joist/manifest.json"
+	PathModuleKey    = "/joist/modules.der"
+	PathAnswer       = "/joist/answer.toml"
+	PathAnswerSource = "/joist/answer-source.toml"
+)
+
+// PathInstallation is a file on the boot partition that says which
+// installation it belongs to, for whoever looks without reading the table.
+const PathInstallation = "/joist/installation.json"
+
+// InstallationFile is its content. id has 16 hex digits.
+func InstallationFile(id string, m Manifest) ([]byte, error) {
+	b, err := json.Marshal(map[string]string{"installation_id": id, "build_id": m.BuildID, "version": m.Version})
+	if err != nil {
+		return nil, fmt.Errorf("encode installation id: %w", err)
+	}
+	return append(b, '\n'), nil
+}
+
 // PathSlotConfig is where a slot's arguments lie.
 func PathSlotConfig(s Slot) string { return "/joist/" + string(s) + ".cfg" }
 
@@ -41,6 +64,9 @@ type ESP struct {
 	Kernel, Initrd tree.Source
 	Boot           SlotBoot
 	State          State
+
+	Config []byte      // Boot's, where that is not what SlotConfig gives
+	Beside []disk.File // further files
 }
 
 // Volume returns the partition's file system, ready to be planned and written.
@@ -51,9 +77,11 @@ func (e ESP) Volume(p disk.Partition, sectorSize int, serial uint32) (disk.FAT, 
 	if err != nil {
 		return disk.FAT{}, err
 	}
-	slot, err := SlotConfig(e.Boot)
-	if err != nil {
-		return disk.FAT{}, err
+	slot := e.Config
+	if slot == nil {
+		if slot, err = SlotConfig(e.Boot); err != nil {
+			return disk.FAT{}, err
+		}
 	}
 	env := &Env{}
 	if err := e.State.Store(env); err != nil {
@@ -72,6 +100,7 @@ func (e ESP) Volume(p disk.Partition, sectorSize int, serial uint32) (disk.FAT, 
 		disk.File{Path: PathSlotFile(e.Boot.Slot, FileKernel), Data: e.Kernel},
 		disk.File{Path: PathSlotFile(e.Boot.Slot, FileInitrd), Data: e.Initrd},
 	)
+	files = append(files, e.Beside...)
 	return disk.FAT{
 		Size: p.Size, SectorSize: sectorSize, Start: p.Start, Label: ESPLabel, Serial: serial,
 		Time: e.Boot.Manifest.Built, Files: files,

@@ -1,7 +1,6 @@
 package plan
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -11,10 +10,6 @@ import (
 	"joist/image/disk"
 	"joist/rootfs/tree"
 )
-
-// PathInstallation is a file on the boot partition that says which
-// installation it belongs to, for whoever looks without reading the table.
-const PathInstallation = "/joist/installation.json"
 
 // Sources gives the content of a file of the medium by its name: a loader,
 // vmlinuz or initrd.
@@ -27,6 +22,9 @@ func (p Plan) Slot(storage string) boot.SlotBoot { return p.MemberSlot(0, storag
 // MemberSlot is the same for the n-th disk: each finds itself by its own GUID.
 func (p Plan) MemberSlot(n int, storage string) boot.SlotBoot {
 	s := boot.SlotBoot{Manifest: p.Image.Manifest, Slot: boot.A, DiskGUID: p.All()[n].Layout.DiskGUID, State: "lvm:" + storage, Console: p.ConsoleArgs}
+	if p.InPlace != nil {
+		s.Slot = boot.Slot(p.InPlace.Slot)
+	}
 	if p.ZFS() {
 		// the pool knows the host that it belongs to; only this one opens it
 		// without force (spl(4))
@@ -64,11 +62,11 @@ func (p Plan) MemberESP(n int, storage string, src Sources) (disk.FAT, error) {
 	if err != nil {
 		return fat, err
 	}
-	b, err := json.Marshal(map[string]string{"installation_id": p.InstallationID, "build_id": p.Image.BuildID, "version": p.Image.Version})
+	b, err := boot.InstallationFile(p.InstallationID, p.Image.Manifest)
 	if err != nil {
-		return fat, fmt.Errorf("encode installation id: %w", err)
+		return fat, err
 	}
-	fat.Files = append(fat.Files, disk.File{Path: PathInstallation, Data: tree.Bytes(append(b, '\n'))})
+	fat.Files = append(fat.Files, disk.File{Path: boot.PathInstallation, Data: tree.Bytes(b)})
 	return fat, nil
 }
 

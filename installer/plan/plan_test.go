@@ -174,6 +174,15 @@ func TestDescribeGolden(t *testing.T) {
 			pool(f, a, answer.RAIDZ3, 5)
 			a.Disk.List, a.Disk.Filter = nil, map[string]string{"ID_SERIAL": "M*"}
 		}},
+		{"in-place", 64e9, func(f *probe.Facts, a *answer.Answer) {
+			f.InPlace = ownDisk512(f.Disks[0])
+			a.Disk.List = []string{"sda"}
+		}},
+		{"in-place-zfs-4kn", 64e9, func(f *probe.Facts, a *answer.Answer) {
+			f.Disks[0].Sector = 4096
+			f.InPlace = ownDisk512(f.Disks[0])
+			a.Disk.Filesystem, a.Disk.ZFS.RAID = answer.ZFS, answer.RAID0
+		}},
 		{"adopt-lvm", 64e9, func(f *probe.Facts, a *answer.Answer) {
 			f.Disks[0].Installation = installed(f.Disks[0], 0, "lvm")
 			a.Disk.Adopt, a.Install.Reinstall = true, true

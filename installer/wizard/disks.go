@@ -82,6 +82,9 @@ func number(t Terminal, prompt string, n int) (int, error) {
 // askDisks asks for layout and disks, and for what is lost on them.
 func askDisks(t Terminal, f probe.Facts, a *answer.Answer) error {
 	disks := preflight.Targets(f)
+	if f.InPlace != nil { // the one that the system was started from
+		disks = slices.DeleteFunc(disks, func(d probe.Disk) bool { return d.Name != f.InPlace.Disk })
+	}
 	if len(disks) == 0 {
 		return errors.New("choose a disk: none was found")
 	}
@@ -93,6 +96,11 @@ func askDisks(t Terminal, f probe.Facts, a *answer.Answer) error {
 	i, err := number(t, "Number of the layout", len(all))
 	if err != nil {
 		return err
+	}
+	if f.InPlace != nil {
+		t.Print(fmt.Sprintf("\nThe node is made on the disk that the system was started from:\n  %s\n", disks[0].Describe()))
+		a.Disk = all[i].on([]string{disks[0].Name})
+		return nil
 	}
 	chosen, err := chooseDisks(t, f, all[i], disks)
 	if err != nil {

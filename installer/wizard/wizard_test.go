@@ -41,6 +41,20 @@ func facts() probe.Facts {
 	}
 }
 
+// A system that was started from an image of a disk is made on that disk.
+func TestAskInPlace(t *testing.T) {
+	f := facts()
+	f.InPlace = &probe.InPlace{Disk: "vdc"}
+	p := &paper{replies: []string{"2", "", "", "", "", "", "longenough", "longenough", ""}}
+	a, err := Ask(p, f)
+	if err != nil || len(a.Disk.List) != 1 || a.Disk.List[0] != "vdc" || a.Disk.Filesystem != "xfs" {
+		t.Errorf("%+v %v\n%s", a.Disk, err, p.out.String())
+	}
+	if strings.Contains(p.out.String(), "raid") || strings.Contains(p.out.String(), "mirrored") {
+		t.Errorf("layouts of several disks are offered:\n%s", p.out.String())
+	}
+}
+
 func TestAsk(t *testing.T) {
 	rest := []string{"", "", "", "", "", "longenough", "longenough", ""}
 	with := func(first ...string) []string { return append(first, rest...) }

@@ -16,6 +16,7 @@ type Kind string
 const (
 	ISO      Kind = "iso"
 	Netboot  Kind = "netboot"
+	Disk     Kind = "disk"
 	Update   Kind = "update"
 	Template Kind = "template"
 )
@@ -34,6 +35,7 @@ type wrapper struct {
 var wrappers = []wrapper{
 	{ISO, "write medium", (*Builder).isoFiles},
 	{Netboot, "write netboot folder", (*Builder).netbootFolder},
+	{Disk, "write disk images", (*Builder).diskFiles},
 	{Update, "write update bundle", (*Builder).updateFiles},
 }
 
@@ -46,11 +48,17 @@ func Kinds() []Kind {
 	return append(out, Template)
 }
 
-// artefactPath is the artefact's name in the output folder.
+// holdsAnswer says whether an answer can be put inside a kind.
+func holdsAnswer(k Kind) bool { return k == ISO || k == Disk }
+
+// artefactPath is the artefact's name in the output folder; of several, the
+// first one's.
 func (b *Builder) artefactPath(k Kind) string {
 	switch k {
 	case Netboot:
 		return netbootDir
+	case Disk:
+		return b.diskPaths()[0]
 	case Template:
 		return b.templateName() + templateSuffix
 	}
@@ -85,12 +93,15 @@ func (b *Builder) Make(ctx context.Context, kinds ...Kind) ([]string, error) {
 	var out []string
 	for _, k := range kinds {
 		out = append(out, filepath.Join(b.o.Out, b.artefactPath(k)))
+		if k == Disk {
+			out = append(out, filepath.Join(b.o.Out, b.diskPaths()[1]))
+		}
 	}
 	return out, nil
 }
 
 func (b *Builder) make(ctx context.Context, kinds []Kind) (err error) {
-	if slices.Contains(kinds, ISO) {
+	if slices.ContainsFunc(kinds, holdsAnswer) {
 		if b.private, err = b.inside(); err != nil {
 			return err
 		}
@@ -140,7 +151,7 @@ func (b *Builder) make(ctx context.Context, kinds []Kind) (err error) {
 func (b *Builder) changed(kinds []Kind) (todo []Kind, err error) {
 	for _, k := range kinds {
 		same := false
-		if k != ISO || len(b.private) == 0 { // of an answer's secrets no cache keeps a trace
+		if !holdsAnswer(k) || len(b.private) == 0 { // of an answer's secrets no cache keeps a trace
 			if same, err = b.unchanged(k); err != nil {
 				return nil, err
 			}
@@ -176,7 +187,7 @@ func (b *Builder) release(r release) error {
 		return err
 	}
 	for k, files := range r.kinds {
-		if k == ISO && len(b.private) > 0 {
+		if holdsAnswer(k) && len(b.private) > 0 {
 			continue
 		}
 		of := map[string]string{}

@@ -208,6 +208,9 @@ func (b *Builder) resultKey(kind Kind) (string, error) {
 		public, _ = b.key.Public().(ed25519.PublicKey)
 	}
 	sum := sha256.Sum256(fmt.Appendf(nil, "%s %q %x", key, kind, public))
+	if kind == Disk {
+		sum = sha256.Sum256(fmt.Appendf(nil, "%x %d", sum, b.sectorSize()))
+	}
 	return hex.EncodeToString(sum[:]), nil
 }
 

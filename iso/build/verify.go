@@ -39,6 +39,9 @@ func kindOf(name string) (k Kind, manifest string) {
 			return k, base + manifestSuffix
 		}
 	}
+	if base, _, ok := diskOf(name); ok {
+		return Disk, base + manifestSuffix
+	}
 	manifest = netbootDir + "/manifest.json"
 	if name != manifest && (name == netbootDir || strings.HasPrefix(name, netbootDir+"/")) {
 		return Netboot, manifest
@@ -199,7 +202,10 @@ func Rebuild(ctx context.Context, a Account, o Options) error {
 	}
 	defer os.RemoveAll(tmp)
 	o.Out, o.Again, o.Signed, o.Locked, o.Key = filepath.Join(tmp, "out"), &a.Inputs, a.Made, true, ""
-	if a.Kind == ISO {
+	if a.Kind == Disk {
+		_, o.SectorSize, _ = diskOf(a.Name)
+	}
+	if holdsAnswer(a.Kind) {
 		if o.Answer, o.From, err = answerOf(filepath.Join(a.Dir, a.Name), tmp); err != nil {
 			return err
 		}
@@ -210,7 +216,11 @@ func Rebuild(ctx context.Context, a Account, o Options) error {
 	}
 	_, err = b.Make(ctx, a.Kind)
 	if err == nil {
-		err = a.compare(o.Out, b.artefactPath(a.Kind))
+		name := b.artefactPath(a.Kind)
+		if a.Kind == Disk {
+			name = a.Name // which of the two formats it is
+		}
+		err = a.compare(o.Out, name)
 	}
 	return errors.Join(err, b.Close())
 }
@@ -223,12 +233,12 @@ func answerOf(medium, dir string) (file string, from answer.Source, err error) {
 	if err != nil {
 		return "", from, nil
 	}
-	defer old.f.Close()
-	if text, err := old.medium.Read(sourceFile); err == nil {
+	defer old.close()
+	if text, err := old.parts.Read(sourceFile); err == nil {
 		from, _ = answer.DecodeSource(text)
 		from.From = ""
 	}
-	text, err := old.medium.Read(answerFile)
+	text, err := old.parts.Read(answerFile)
 	if err != nil {
 		return "", from, nil
 	}
