@@ -43,6 +43,7 @@ func (r *reader) user(o object) {
 		"ssh_authorized_keys": r.keys,
 		"password":            func(path string, v json.RawMessage) { r.password(path, r.text(path, v)) },
 		"chpasswd":            func(path string, v json.RawMessage) { r.chpasswd(path, r.object(path, v)) },
+		"user":                r.defaultUser,
 		"users":               func(path string, v json.RawMessage) { r.users(path, v) },
 		"ssh_pwauth":          func(path string, v json.RawMessage) { r.must(path, v, false) },
 		"disable_root":        func(path string, v json.RawMessage) { r.must(path, v, false) },
@@ -128,6 +129,18 @@ func (r *reader) account(path, name, pw, kind string) {
 	}
 }
 
+// defaultUser is whom keys and password are for where no user is named: root on
+// a node.
+func (r *reader) defaultUser(path string, v json.RawMessage) {
+	var u object
+	if json.Unmarshal(v, &u) == nil {
+		v = u["name"]
+	}
+	if name := r.text(path, v); name != "root" {
+		r.refused(path + " (user " + printable(name) + ")")
+	}
+}
+
 func (r *reader) users(path string, v json.RawMessage) {
 	var list []json.RawMessage
 	if json.Unmarshal(v, &list) != nil {
@@ -137,7 +150,7 @@ func (r *reader) users(path string, v json.RawMessage) {
 		at := fmt.Sprintf("%s[%d]", path, i)
 		var name string
 		if json.Unmarshal(x, &name) == nil {
-			if name != "root" {
+			if name != "root" && name != "default" {
 				r.refused(at + " (user " + printable(name) + ")")
 			}
 			continue
