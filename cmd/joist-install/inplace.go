@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -35,7 +34,7 @@ func ownMedium(h *host.Host, p probe.InPlace) error {
 	}
 	defer f.Close()
 	r := io.NewSectionReader(f, esp.Start, esp.Size)
-	text, err := fileOf(r, boot.PathManifest)
+	text, err := fileOf(r, boot.PathManifest(boot.Slot(p.Slot)))
 	if err != nil {
 		return fmt.Errorf("read the boot partition: %w", err)
 	}
@@ -45,12 +44,12 @@ func ownMedium(h *host.Host, p probe.InPlace) error {
 	}
 	own := filepath.Join("joist", m.BuildID)
 	for from, to := range map[string]string{
-		boot.PathManifest:  filepath.Join(own, "manifest.json"),
-		boot.PathModuleKey: filepath.Join(own, "boot", plan.ModuleCert),
-		boot.PathAnswer:    filepath.Join("joist", answerName), boot.PathAnswerSource: filepath.Join("joist", answer.SourceFile),
+		boot.PathManifest(boot.Slot(p.Slot)): filepath.Join(own, "manifest.json"),
+		boot.PathModuleKey:                   filepath.Join(own, "boot", plan.ModuleCert),
+		boot.PathAnswer:                      filepath.Join("joist", answerName), boot.PathAnswerSource: filepath.Join("joist", answer.SourceFile),
 	} {
 		text, err := fileOf(r, from)
-		if errors.Is(err, fs.ErrNotExist) || err == nil && len(bytes.Trim(text, "#")) == 0 {
+		if errors.Is(err, fs.ErrNotExist) || err == nil && boot.NoAnswer(text) {
 			continue
 		}
 		at := h.Path(probe.MediumDir, to)

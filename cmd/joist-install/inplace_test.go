@@ -48,7 +48,7 @@ func ownDisk(t *testing.T, root string, files map[string]string) probe.InPlace {
 	if err != nil {
 		t.Fatal(err)
 	}
-	fat := disk.FAT{Size: esp.Size, SectorSize: 512, Start: esp.Start, Label: "E", Files: []disk.File{{Path: boot.PathManifest, Data: tree.Bytes(text)}}}
+	fat := disk.FAT{Size: esp.Size, SectorSize: 512, Start: esp.Start, Label: "E", Files: []disk.File{{Path: boot.PathManifest(boot.A), Data: tree.Bytes(text)}}}
 	for name, text := range files {
 		fat.Files = append(fat.Files, disk.File{Path: name, Data: tree.Bytes(text)})
 	}

@@ -1,6 +1,7 @@
 package boot
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"time"
@@ -30,14 +31,35 @@ const (
 	PathLoader = `\EFI\joist\shimx64.efi` // of the firmware's boot entry
 )
 
-// What an image of a disk has beside: all that its first start takes from a
-// medium otherwise.
+// What lies beside: all that an installer takes from its medium otherwise, for
+// a system that makes its own disk a node's. The answer is a place for one.
 const (
-	PathManifest     = "/joist/manifest.json"
 	PathModuleKey    = "/joist/modules.der"
 	PathAnswer       = "/joist/answer.toml"
 	PathAnswerSource = "/joist/answer-source.toml"
 )
+
+// PathManifest is where the manifest of a slot's system lies.
+func PathManifest(s Slot) string { return PathSlotFile(s, "manifest.json") }
+
+// answerRoom is the size of the place for an answer.
+const answerRoom = 32 << 10
+
+// AnswerPlace is an answer, which is TOML, with comments behind it so that
+// another one can be written in its place. Without one it is comments alone.
+func AnswerPlace(text []byte) []byte {
+	if len(text) >= answerRoom {
+		return text
+	}
+	out := bytes.Clone(text)
+	if len(out) > 0 && len(out) < answerRoom && out[len(out)-1] != '\n' {
+		out = append(out, '\n')
+	}
+	return append(out, bytes.Repeat([]byte("#"), answerRoom-len(out))...)
+}
+
+// NoAnswer says whether a place holds none.
+func NoAnswer(place []byte) bool { return len(bytes.Trim(place, "#\n")) == 0 }
 
 // PathInstallation is a file on the boot partition that says which
 // installation it belongs to, for whoever looks without reading the table.

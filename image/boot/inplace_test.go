@@ -39,3 +39,49 @@ func TestFirstConfig(t *testing.T) {
 		t.Error("more arguments than the file takes are no mistake")
 	}
 }
+
+// TestOwnInstaller: a node's configuration becomes its installer's by one
+// sector.
+func TestOwnInstaller(t *testing.T) {
+	b := slotBoot(A)
+	b.Extra = []string{"joist.md=00112233:44556677:8899aabb:ccddeeff", "spl.spl_hostid=0x12345678", "nomodeset"}
+	conf, err := InPlaceConfig(b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	next, err := OwnInstaller(conf, A)
+	if err != nil || len(next) != len(conf) {
+		t.Fatalf("%d bytes, %v", len(next), err)
+	}
+	args, err := SlotArgs(next[:512], A)
+	if want := "joist.build=0123456789abcdef joist.slot=A joist.verity=" + manifest().VerityRoot + " panic=30 nomodeset console=tty0 console=ttyS0,115200 joist.in-place=1"; err != nil || args != want {
+		t.Errorf("%q, %v", args, err)
+	}
+	if !strings.Contains(string(next), "set A_title='Joist 0.1.0, slot A") {
+		t.Error("the title is gone")
+	}
+	if again, err := OwnInstaller(next, A); err != nil || string(again) != string(next) {
+		t.Errorf("twice: %v", err)
+	}
+	old, err := SlotConfig(slotBoot(A))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, conf := range [][]byte{old, nil, conf[:100]} {
+		if _, err := OwnInstaller(conf, A); err == nil {
+			t.Errorf("%q is changed", conf)
+		}
+	}
+}
+
+func TestAnswerPlace(t *testing.T) {
+	for _, text := range []string{"", "a = 1", "a = 1\n", strings.Repeat("x", answerRoom-1)} {
+		place := AnswerPlace([]byte(text))
+		if len(place) != answerRoom || !strings.HasPrefix(string(place), text) || NoAnswer(place) != (text == "") || string(AnswerPlace(place)) != string(place) {
+			t.Errorf("%.20q: %d bytes", text, len(place))
+		}
+	}
+	if got := AnswerPlace(make([]byte, answerRoom+1)); len(got) != answerRoom+1 {
+		t.Errorf("%d bytes", len(got))
+	}
+}

@@ -47,6 +47,13 @@ func (p Plan) MemberESP(n int, storage string, src Sources) (disk.FAT, error) {
 		return disk.FAT{}, err
 	}
 	e := boot.ESP{Boot: p.MemberSlot(n, storage), State: boot.Fresh()}
+	// so that the node can be made anew in place; where it does not fit, it cannot
+	if conf, err := boot.InPlaceConfig(e.Boot); err == nil {
+		e.Config = conf
+	}
+	if e.Beside, err = p.beside(src); err != nil {
+		return disk.FAT{}, err
+	}
 	for _, f := range []struct {
 		name string
 		to   *tree.Source
@@ -68,6 +75,21 @@ func (p Plan) MemberESP(n int, storage string, src Sources) (disk.FAT, error) {
 	}
 	fat.Files = append(fat.Files, disk.File{Path: boot.PathInstallation, Data: tree.Bytes(b)})
 	return fat, nil
+}
+
+// beside is what an installer takes from its medium otherwise, and the place for
+// an answer.
+func (p Plan) beside(src Sources) ([]disk.File, error) {
+	manifest, err := p.Image.Encode()
+	if err != nil {
+		return nil, err
+	}
+	out := []disk.File{{Path: boot.PathManifest(boot.A), Data: tree.Bytes(manifest)}, {Path: boot.PathAnswer, Data: tree.Bytes(boot.AnswerPlace(nil))}}
+	if p.Image.ModuleKey == "" {
+		return out, nil
+	}
+	key, err := src(ModuleCert)
+	return append(out, disk.File{Path: boot.PathModuleKey, Data: key}), err
 }
 
 // sized is a file of which a plan knows only the size.
@@ -97,8 +119,10 @@ func (p Plan) espFiles(n int) ([]File, error) {
 		if size, ok := p.Image.Loaders[name]; ok {
 			return sized(size), nil
 		}
-		if f, ok := p.Image.Files[name]; ok {
-			return sized(f.Size), nil
+		for _, key := range []string{name, boot.LoaderFile(name)} {
+			if f, ok := p.Image.Files[key]; ok {
+				return sized(f.Size), nil
+			}
 		}
 		return nil, fmt.Errorf("the medium has no file %q", name)
 	})

@@ -49,6 +49,23 @@ func (Grow) action()        {}
 func (WriteBoot) action()   {}
 func (EraseAnswer) action() {}
 
+// kept takes from the disk's own mark whether its data is kept, which was decided
+// before the machine was started so, and then the layout that it has.
+func (p *Plan) kept(f probe.Facts) {
+	d, _ := f.Find(p.InPlace.Disk)
+	a := &p.Answer.Disk
+	if a.Adopt = p.InPlace.Table.Marks()&disk.KeepsData != 0; !a.Adopt || d.Installation == nil {
+		return
+	}
+	a.RAID, a.ZFS.RAID = "", ""
+	switch {
+	case d.Installation.Pool != "":
+		a.Filesystem, a.ZFS.RAID = answer.ZFS, answer.RAID0
+	case a.Filesystem == answer.ZFS:
+		a.Filesystem = answer.Ext4
+	}
+}
+
 // ownDisk is the disk that the system runs from, whatever the answer names.
 func ownDisk(f probe.Facts, a answer.Answer, fs *finding.List) ([]probe.Disk, bool) {
 	d, ok := f.Find(f.InPlace.Disk)

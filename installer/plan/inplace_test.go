@@ -31,7 +31,9 @@ func TestInPlaceRefused(t *testing.T) {
 			a.Disk.RAID, a.Disk.List = answer.RAID1, []string{"vda", "vdb"}
 		}, "disk-image-one ISO"},
 		{"gone", func(f *probe.Facts, _ *answer.Answer) { f.InPlace.Disk = "vdz" }, "disk-not-found again"},
-		{"nothing to keep", func(_ *probe.Facts, a *answer.Answer) { a.Disk.Adopt = true }, "adoption-impossible adopt"},
+		{"nothing to keep", func(f *probe.Facts, _ *answer.Answer) {
+			f.InPlace.Table = f.InPlace.Table.Marked(disk.InPlace | disk.KeepsData)
+		}, "adoption-impossible adopt"},
 	} {
 		f, a := facts(64e9), ans()
 		f.InPlace = ownDisk512(f.Disks[0])

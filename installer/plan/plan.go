@@ -144,6 +144,7 @@ func (p *Plan) make(f probe.Facts, fs *finding.List) {
 	choose := chooseDisks
 	if p.InPlace = f.InPlace; p.InPlace != nil {
 		choose = ownDisk
+		p.kept(f)
 	}
 	ds, ok := choose(f, p.Answer, fs)
 	if !ok {

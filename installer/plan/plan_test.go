@@ -178,6 +178,13 @@ func TestDescribeGolden(t *testing.T) {
 			f.InPlace = ownDisk512(f.Disks[0])
 			a.Disk.List = []string{"sda"}
 		}},
+		{"in-place-adopt", 64e9, func(f *probe.Facts, a *answer.Answer) {
+			in := installed(f.Disks[0], 0, "zfs")
+			in.Unfinished, in.KeepsData = true, true
+			*in.Table = in.Table.Marked(disk.Unfinished | disk.InPlace | disk.KeepsData)
+			f.Disks[0].Installation = in
+			f.InPlace = &probe.InPlace{Disk: "vda", Slot: "A", Table: *in.Table}
+		}},
 		{"in-place-zfs-4kn", 64e9, func(f *probe.Facts, a *answer.Answer) {
 			f.Disks[0].Sector = 4096
 			f.InPlace = ownDisk512(f.Disks[0])
@@ -295,6 +302,7 @@ func TestFindings(t *testing.T) {
 		{"", func(f *probe.Facts, a *answer.Answer, m *Image) {
 			pool(f, a, answer.RAID0, 1)
 			f.Firmware.SecureBoot, f.Firmware.Keys, m.ModuleKey = true, []string{"k"}, "k"
+			m.Files[boot.LoaderFile(ModuleCert)] = boot.File{Size: 900, SHA256: m.VerityRoot}
 		}},
 		{"disk-4kn-bios", func(f *probe.Facts, _ *answer.Answer, _ *Image) {
 			f.Disks[0].Sector, f.Firmware.Mode = 4096, probe.BIOS

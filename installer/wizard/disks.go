@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 
+	"joist/image/disk"
 	"joist/installer/answer"
 	"joist/installer/plan"
 	"joist/installer/preflight"
@@ -87,6 +88,11 @@ func askDisks(t Terminal, f probe.Facts, a *answer.Answer) error {
 	}
 	if len(disks) == 0 {
 		return errors.New("choose a disk: none was found")
+	}
+	if f.InPlace != nil && f.InPlace.Table.Marks()&disk.KeepsData != 0 {
+		t.Print(fmt.Sprintf("\nThe data of this disk, with the guests, is kept:\n  %s\n", disks[0].Describe()))
+		a.Disk = layouts(false, 1)[0].on([]string{disks[0].Name}) // what is there counts
+		return nil
 	}
 	all := layouts(f.ZFS == probe.Present, len(disks))
 	t.Print("\nLayouts:\n")

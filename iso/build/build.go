@@ -103,7 +103,7 @@ func New(ctx context.Context, o Options) (*Builder, error) {
 	}
 	if o.Again != nil {
 		where := cfg.Where
-		cfg, fl = o.Again.Config, nil
+		cfg, fl = o.Again.config(), nil
 		contents = cfg.check(&fl, source{name: filepath.Join(filepath.Dir(b.o.Config), "configuration of the artefact")})
 		cfg.Where = where
 	}

@@ -165,11 +165,12 @@ func (b *Builder) diskBeside(s System) ([]disk.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	files := map[string][]byte{boot.PathManifest: manifest, boot.PathInstallation: installation}
+	files := map[string][]byte{boot.PathManifest(boot.A): manifest, boot.PathInstallation: installation}
 	if b.moduleKey != nil {
 		files[boot.PathModuleKey] = b.moduleKey.cert
 	}
 	maps.Copy(files, b.private)
+	files[boot.PathAnswer] = boot.AnswerPlace(files[boot.PathAnswer])
 	var out []disk.File
 	for _, at := range slices.Sorted(maps.Keys(files)) {
 		out = append(out, disk.File{Path: at, Data: tree.Bytes(files[at])})

@@ -13,21 +13,25 @@ import (
 	"joist/rootfs/tree"
 )
 
-// openDisk opens a disk image of either format. A compressed one is unpacked
-// into a file that nobody else sees and that is gone when it is closed.
+// rawDisk is the content of a disk image of either format. A compressed one is
+// unpacked into a file that nobody else sees and that is gone when it is closed.
+func (a *artefact) rawDisk() (io.ReaderAt, int64, error) {
+	q, err := diskimage.OpenQcow2(a.f)
+	if err == nil {
+		return q, q.Size, nil
+	}
+	if !errors.Is(err, diskimage.ErrNoImage) || !diskimage.IsZstd(a.f) {
+		return nil, 0, err
+	}
+	size, err := a.unpack()
+	return a.raw, size, err
+}
+
+// openDisk opens a disk image.
 func (a *artefact) openDisk() error {
-	var r io.ReaderAt
-	size := int64(0)
-	if q, err := diskimage.OpenQcow2(a.f); err == nil {
-		r, size = q, q.Size
-	} else if !errors.Is(err, diskimage.ErrNoImage) {
+	r, size, err := a.rawDisk()
+	if err != nil {
 		return err
-	} else if !diskimage.IsZstd(a.f) {
-		return err
-	} else if size, err = a.unpack(); err != nil {
-		return err
-	} else {
-		r = a.raw
 	}
 	l, err := disk.ReadTable(r, size, 0)
 	if err != nil {

@@ -215,7 +215,7 @@ func (a artefact) reportMedium(r *Report) error {
 
 // reportAnswer adds the answer that an artefact holds, or where it gets one.
 func (a artefact) reportAnswer(r *Report) {
-	if text, err := a.parts.Read(answerFile); err == nil {
+	if text, err := a.parts.Read(answerFile); err == nil && !boot.NoAnswer(text) {
 		x, fl := answer.Load(bytes.NewReader(text), answerFile)
 		r.Findings = append(r.Findings, fl...)
 		r.Findings = append(r.Findings, secretsInside(x, answerFile)...)
@@ -244,11 +244,11 @@ func (a artefact) reportDisk(r *Report) error {
 		r.Files = append(r.Files, fmt.Sprintf("partition %d %s %d bytes", p.Number, p.Name, p.Size))
 	}
 	r.SectorSize = a.layout.SectorSize
-	text, err := a.parts.Read(boot.PathManifest)
+	text, err := a.parts.Read(boot.PathManifest(boot.A))
 	if err != nil {
 		return err
 	}
-	err = r.compareManifest(boot.PathManifest, text, func(file string) (tree.Source, string, error) {
+	err = r.compareManifest(boot.PathManifest(boot.A), text, func(file string) (tree.Source, string, error) {
 		at := boot.PathSlotFile(boot.A, file)
 		if file == boot.FileSystem {
 			return a.systemSource(), file, nil

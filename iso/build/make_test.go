@@ -129,3 +129,23 @@ func TestDiskNames(t *testing.T) {
 		t.Error("a template is taken for a disk")
 	}
 }
+
+// What is made again has the configuration of its manifest, which lacks what is
+// no input.
+func TestConfigOfManifest(t *testing.T) {
+	c := Defaults()
+	c.Disk.SectorSize = 4096
+	text, err := json.Marshal(Inputs{Config: c.inputs()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var in Inputs
+	if err := json.Unmarshal(text, &in); err != nil {
+		t.Fatal(err)
+	}
+	var fl finding.List
+	in.config().check(&fl, source{})
+	if len(fl) > 0 || in.config().Disk.SectorSize != 512 {
+		t.Errorf("%v", fl)
+	}
+}

@@ -48,6 +48,12 @@ type Inputs struct {
 	ModuleSignatures map[string][]byte `json:"module_signatures,omitempty"` // module → what was put behind it
 }
 
+// config is the configuration, with the defaults of what is no input.
+func (in Inputs) config() Config {
+	in.Config.Disk = Defaults().Disk
+	return in.Config
+}
+
 // Input is one package.
 type Input struct {
 	Name    string   `json:"name"`

@@ -239,7 +239,7 @@ func answerOf(medium, dir string) (file string, from answer.Source, err error) {
 		from.From = ""
 	}
 	text, err := old.parts.Read(answerFile)
-	if err != nil {
+	if err != nil || boot.NoAnswer(text) {
 		return "", from, nil
 	}
 	file = filepath.Join(dir, "answer.toml")
