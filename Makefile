@@ -11,7 +11,7 @@ GOBUILD = CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false
 E2E     = JOIST_NEED_TOOLS=1 $(GO) test ./test/e2e -count=1 -v
 
 .DEFAULT_GOAL := help
-.PHONY: help iso netboot template template-old joist run test check e2e bench clean soak fuzz go-version
+.PHONY: help iso netboot disk template template-old joist run test check e2e bench clean soak fuzz go-version
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -21,6 +21,9 @@ iso: joist ## the installable image, build/joist-<version>-amd64.iso (no root ne
 
 netboot: joist ## the folder for machines that start from the network, build/netboot/
 	build/bin/joist build netboot --out build
+
+disk: joist ## images of a disk that becomes a node when it starts, build/joist-<version>-amd64.{raw.zst,qcow2}
+	build/bin/joist build disk --out build
 
 template: joist ## a Debian for containers, build/debian-13-standard_<version>-1_amd64.tar.zst
 	build/bin/joist build template debian --out build

@@ -36,6 +36,7 @@ require (
 	gvisor.dev/gvisor v0.0.0-20240916094835-a174eb65023f
 	mvdan.cc/sh/v3 v3.14.1
 	pgregory.net/rapid v1.3.0
+	sigs.k8s.io/yaml v1.6.0
 )
 
 require github.com/pin/tftp/v3 v3.2.0 // indirect
@@ -104,5 +105,4 @@ require (
 	google.golang.org/protobuf v1.36.11
 	gopkg.in/natefinch/lumberjack.v2 v2.2.1 // indirect
 	k8s.io/utils v0.0.0-20260108192941-914a6e750570 // indirect
-	sigs.k8s.io/yaml v1.6.0 // indirect
 )

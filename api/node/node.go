@@ -72,6 +72,9 @@ type Config struct {
 type Medium struct {
 	Device string `json:"device"` // kernel's name: "sdb1"
 	Seq    string `json:"seq"`    // diskseq of its disk, "" on a kernel that has none
+	// Slot is "A" or "B" when the device is a slot whose system installs on its
+	// own disk.
+	Slot string `json:"slot,omitempty"`
 }
 
 // Storage says what the installer made of the disk.

@@ -135,16 +135,21 @@ func (s *session) facts(ctx context.Context) (probe.Facts, error) {
 }
 
 func (s *session) install(ctx context.Context) (int, error) {
+	f, err := s.facts(ctx)
+	if err != nil {
+		return exitFailed, err
+	}
+	if f.InPlace != nil {
+		if err := ownMedium(s.h, *f.InPlace); err != nil {
+			return exitFailed, err
+		}
+	}
 	img, err := readImage(s.h)
 	if err != nil {
 		return exitFailed, err
 	}
 	fmt.Fprintf(s.out, "\nJoist %s installer\n\n", img.Version)
 	key := rsaKey()
-	f, err := s.facts(ctx)
-	if err != nil {
-		return exitFailed, err
-	}
 	person, fs, err := s.getAnswer(ctx, &f, img)
 	if err != nil {
 		return exitFailed, err
@@ -247,6 +252,11 @@ func (s *session) getAnswer(ctx context.Context, f *probe.Facts, img plan.Image)
 			fs = append(fs, more...)
 		}
 		return nil, fs, nil
+	}
+	if f.InPlace != nil {
+		if fs, ok := s.findSeed(ctx, f, img); ok {
+			return nil, fs, nil
+		}
 	}
 	if fs = preflight.Check(*f); fs.Stops() {
 		// a person at the wizard accepts what may be waived

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"slices"
 	"time"
 
@@ -127,12 +128,21 @@ func (s *session) fromServer(ctx context.Context, from answer.Source, f *probe.F
 }
 
 func fromVolume(h *host.Host, c probe.Content) (a answer.Answer, fl finding.List, err error) {
+	err = mounted(h, c, func(dir string) error {
+		a, fl = load(filepath.Join(dir, answerName), c.Where+":"+answerName)
+		return nil
+	})
+	return a, fl, err
+}
+
+// mounted lets f read a volume.
+func mounted(h *host.Host, c probe.Content, f func(dir string) error) (err error) {
 	types := map[string]string{"fat": "vfat", "iso9660": "iso9660", "ext4": "ext4"}
 	if types[c.Kind] == "" {
-		return a, nil, fmt.Errorf("read answer: file system %q is not supported; use FAT, ISO 9660 or ext4", c.Kind)
+		return fmt.Errorf("read answer: file system %q is not supported; use FAT, ISO 9660 or ext4", c.Kind)
 	}
 	if err := os.MkdirAll(h.Path(answerDir), 0o700); err != nil {
-		return a, nil, fmt.Errorf("read answer: %w", err)
+		return fmt.Errorf("read answer: %w", err)
 	}
 	data := ""
 	if c.Kind == "ext4" {
@@ -140,15 +150,14 @@ func fromVolume(h *host.Host, c probe.Content) (a answer.Answer, fl finding.List
 	}
 	if err := h.Sys.Mount(host.Mount{Source: "/dev/" + c.Where, Target: answerDir, FSType: types[c.Kind],
 		Flags: unix.MS_RDONLY | unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC, Data: data}); err != nil {
-		return a, nil, fmt.Errorf("mount /dev/%s: %w", c.Where, err)
+		return fmt.Errorf("mount /dev/%s: %w", c.Where, err)
 	}
 	defer func() {
 		if uerr := h.Sys.Unmount(answerDir); uerr != nil {
 			err = errors.Join(err, fmt.Errorf("unmount /dev/%s: %w", c.Where, uerr))
 		}
 	}()
-	a, fl = load(h.Path(answerDir, answerName), c.Where+":"+answerName)
-	return a, fl, nil
+	return f(h.Path(answerDir))
 }
 
 func load(path, shown string) (answer.Answer, finding.List) {

@@ -46,10 +46,11 @@ func buildCommand() *cobra.Command {
 
   iso               the installable image for CD and USB stick
   netboot           the folder for machines that start from the network
+  disk              the images of a disk that becomes a node's when it starts
   update            the bundle that brings a node to this version
   template [debian] a configured Debian 13 for containers; "template debian-12"
                     is one of the release before, "template debian debian-12" both
-  all               iso, netboot, update and template debian`,
+  all               iso, netboot, disk, update and template debian`,
 		Example: "  joist build iso\n  joist build iso netboot\n  joist build all --sign-key release.key\n  joist build --explain lvm2    # why it is in the image, and what it weighs\n" +
 			"  joist build --diff old.lock   # what joist.lock has that old.lock has not",
 		Args: func(cmd *cobra.Command, args []string) error { return o.checkKinds(cmd, args) },
@@ -76,9 +77,10 @@ func buildCommand() *cobra.Command {
 	f.StringVar(&o.Key, "sign-key", "", "Ed25519 private key (PEM `FILE`) that signs SHA256SUMS")
 
 	f.StringVar(&o.ModuleKey, "module-key", "", "RSA private key and its certificate (PEM `FILE`) that sign OpenZFS's modules for Secure Boot")
-	f.StringVar(&o.Answer, "answer", "", "answer `FILE` to put inside the ISO: it then installs unattended")
-	f.StringVar(&o.Program, "first-boot", "", "program `FILE` to put inside the ISO: nodes run it once, where the answer says [first-boot] source = \"from-iso\"")
-	f.StringVar(&o.From.URL, "answer-url", "", "`URL` of a server that gives the ISO's answer: it then installs unattended")
+	f.IntVar(&o.SectorSize, "sector-size", 0, "`BYTES` in a sector of disk images: 512, or 4096 for 4Kn (default: from joist.toml)")
+	f.StringVar(&o.Answer, "answer", "", "answer `FILE` to put inside ISO and disk images: they then install unattended")
+	f.StringVar(&o.Program, "first-boot", "", "program `FILE` to put inside ISO and disk images: nodes run it once, where the answer says [first-boot] source = \"from-iso\"")
+	f.StringVar(&o.From.URL, "answer-url", "", "`URL` of a server that gives their answer: they then install unattended")
 	f.StringVar(&o.From.Fingerprint, "answer-fingerprint", "", "`SHA-256` of that server's certificate, which is then the only one trusted")
 	f.StringVar(&o.token, "answer-token-file", "", "`FILE` with the token for that server; it lies readable on the medium")
 	return c
@@ -106,9 +108,12 @@ func (o *buildFlags) checkKinds(cmd *cobra.Command, args []string) error {
 		}
 	}
 	for _, name := range []string{"answer", "answer-url", "answer-fingerprint", "answer-token-file", "first-boot"} {
-		if cmd.Flags().Changed(name) && !slices.Contains(kinds, build.ISO) {
-			return fmt.Errorf("--%s is for the ISO, which is not among %v", name, kinds)
+		if cmd.Flags().Changed(name) && !slices.Contains(kinds, build.ISO) && !slices.Contains(kinds, build.Disk) {
+			return fmt.Errorf("--%s is for the ISO and disk images, which are not among %v", name, kinds)
 		}
+	}
+	if cmd.Flags().Changed("sector-size") && !slices.Contains(kinds, build.Disk) {
+		return fmt.Errorf("--sector-size is for disk images, which are not among %v", kinds)
 	}
 	return nil
 }

@@ -14,8 +14,8 @@ func (c *cli) inspectCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "inspect ARTEFACT",
 		Short: "Show what an image holds: version, kernel, packages, answer",
-		Long: `Looks into an ISO file, a netboot folder, an update bundle, a template or a
-system.sqfs, checks the hashes inside, and shows what it is made of. Secrets of
+		Long: `Looks into an ISO file, a netboot folder, a disk image, an update bundle, a
+template or a system.sqfs, checks the hashes inside, and shows what it is made of. Secrets of
 an answer file are shown as ***. With --key, an update bundle must be signed
 with it. Exit status 2: the artefact is damaged.`,
 		Example: "  joist inspect build/joist-0.1.0-amd64.iso\n  joist inspect --packages build/netboot/system.sqfs\n  joist inspect --key release.pub build/joist-0.1.0-amd64.update",

@@ -28,7 +28,7 @@ the rest.
   joist node disk replace sda sdc`,
 	}
 	disk.AddCommand(c.diskList(t), c.diskReplace(t), c.diskRepair(t))
-	return []*cobra.Command{disk, c.nodeAlerts(t), c.nodeCheck(t), c.nodeFirstBoot(t)}
+	return []*cobra.Command{disk, c.nodeAlerts(t), c.nodeCheck(t), c.nodeFirstBoot(t), c.nodeReset(t)}
 }
 
 // onNode adds --node and returns the path of that node.

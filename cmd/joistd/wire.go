@@ -141,6 +141,7 @@ func (d *daemon) wireNode(ctx context.Context, p *parts) error {
 	p.routes = append(p.routes, nodeapi.Routes(nodeapi.Deps{
 		Node: d.cfg.Name, Config: d.cfg, Version: v, Machine: machine, NetState: d.p.netState, Crashes: d.p.crashes, Support: d.support(),
 		Init: d.askInit, Alerts: d.alerts.List, Settle: d.settle,
+		Reset: d.resetter(p.inventory).reset,
 		First: func() (node.FirstBoot, error) { return firstboot.Load(d.p.root) },
 	})...)
 	p.routes = append(p.routes, clusterapi.Routes(clusterapi.Deps{

@@ -188,9 +188,64 @@ func SlotConfig(b SlotBoot) ([]byte, error) {
 	}
 	var t strings.Builder
 	fmt.Fprintf(&t, "# Joist, slot %s: written with the slot's files.\n", b.Slot)
-	fmt.Fprintf(&t, "set %s_title='Joist %s, slot %s (build %s)'\n", b.Slot, b.Manifest.Version, b.Slot, b.Manifest.BuildID)
+	fmt.Fprintf(&t, "set %s_title='%s'\n", b.Slot, b.title())
 	fmt.Fprintf(&t, "set %s_args='%s'\n", b.Slot, strings.Join(args, " "))
 	return []byte(t.String()), nil
+}
+
+// confSize is the room of a configuration that is written in place, sectorSize
+// the part of it that every disk writes whole or not at all.
+const (
+	confSize   = 4096
+	sectorSize = 512
+)
+
+// FirstConfig is A.cfg of a disk image: the system in the slot starts as an
+// installer and makes the disk a node's. It finds the disk by the mark
+// disk.InPlace. b's DiskGUID and State are not known yet; extra are further
+// arguments of this start. It has the room of what InPlaceConfig puts there.
+func FirstConfig(b SlotBoot, extra []string) ([]byte, error) {
+	b.DiskGUID, b.State = "00000000-0000-0000-0000-000000000000", "lvm:000000-0000-0000-0000-0000-0000-000000"
+	b.Extra = []string{"spl.spl_hostid=0x00000000"}
+	if _, err := InPlaceConfig(b); err != nil { // the longest that it becomes
+		return nil, err
+	}
+	b.Extra = append([]string{"joist.in-place=1"}, extra...)
+	args, err := b.Args()
+	if err != nil {
+		return nil, fmt.Errorf("write slot configuration: %w", err)
+	}
+	args = slices.DeleteFunc(args, func(a string) bool {
+		return a == "joist.disk="+b.DiskGUID || a == "joist.state="+b.State
+	})
+	return padded(b, args)
+}
+
+// InPlaceConfig is the same file when the node is there. What counts lies in
+// its first sector, so that a power cut leaves the one or the other.
+func InPlaceConfig(b SlotBoot) ([]byte, error) {
+	args, err := b.Args()
+	if err != nil {
+		return nil, fmt.Errorf("write slot configuration: %w", err)
+	}
+	text, err := padded(b, args)
+	if err == nil && strings.IndexByte(string(text), '\n') >= sectorSize {
+		err = fmt.Errorf("write slot configuration: the kernel arguments have %d bytes, more than one sector takes; give fewer consoles", len(strings.Join(args, " ")))
+	}
+	return text, err
+}
+
+// padded is a slot's configuration with its arguments first.
+func padded(b SlotBoot, args []string) ([]byte, error) {
+	text := fmt.Sprintf("set %s_args='%s'\nset %s_title='%s'\n# Joist, slot %s: written in place.\n", b.Slot, strings.Join(args, " "), b.Slot, b.title(), b.Slot)
+	if len(text) > confSize-2 {
+		return nil, fmt.Errorf("write slot configuration: it has %d bytes, at most %d are possible; give fewer kernel arguments", len(text), confSize-2)
+	}
+	return []byte(text + strings.Repeat("#", confSize-1-len(text)) + "\n"), nil
+}
+
+func (b SlotBoot) title() string {
+	return fmt.Sprintf("Joist %s, slot %s (build %s)", b.Manifest.Version, b.Slot, b.Manifest.BuildID)
 }
 
 var reOnDisk = regexp.MustCompile(`joist\.disk=[0-9A-Fa-f-]+`)

@@ -1,6 +1,8 @@
 package boot
 
 import (
+	"bytes"
+	"encoding/json"
 	"fmt"
 	"time"
 
@@ -29,6 +31,49 @@ const (
 	PathLoader = `\EFI\joist\shimx64.efi` // of the firmware's boot entry
 )
 
+// What lies beside: all that an installer takes from its medium otherwise, for
+// a system that makes its own disk a node's. The answer is a place for one.
+const (
+	PathModuleKey    = "/joist/modules.der"
+	PathAnswer       = "/joist/answer.toml"
+	PathAnswerSource = "/joist/answer-source.toml"
+)
+
+// PathManifest is where the manifest of a slot's system lies.
+func PathManifest(s Slot) string { return PathSlotFile(s, "manifest.json") }
+
+// answerRoom is the size of the place for an answer.
+const answerRoom = 32 << 10
+
+// AnswerPlace is an answer, which is TOML, with comments behind it so that
+// another one can be written in its place. Without one it is comments alone.
+func AnswerPlace(text []byte) []byte {
+	if len(text) >= answerRoom {
+		return text
+	}
+	out := bytes.Clone(text)
+	if len(out) > 0 && len(out) < answerRoom && out[len(out)-1] != '\n' {
+		out = append(out, '\n')
+	}
+	return append(out, bytes.Repeat([]byte("#"), answerRoom-len(out))...)
+}
+
+// NoAnswer says whether a place holds none.
+func NoAnswer(place []byte) bool { return len(bytes.Trim(place, "#\n")) == 0 }
+
+// PathInstallation is a file on the boot partition that says which
+// installation it belongs to, for whoever looks without reading the table.
+const PathInstallation = "/joist/installation.json"
+
+// InstallationFile is its content. id has 16 hex digits.
+func InstallationFile(id string, m Manifest) ([]byte, error) {
+	b, err := json.Marshal(map[string]string{"installation_id": id, "build_id": m.BuildID, "version": m.Version})
+	if err != nil {
+		return nil, fmt.Errorf("encode installation id: %w", err)
+	}
+	return append(b, '\n'), nil
+}
+
 // PathSlotConfig is where a slot's arguments lie.
 func PathSlotConfig(s Slot) string { return "/joist/" + string(s) + ".cfg" }
 
@@ -41,6 +86,9 @@ type ESP struct {
 	Kernel, Initrd tree.Source
 	Boot           SlotBoot
 	State          State
+
+	Config []byte      // Boot's, where that is not what SlotConfig gives
+	Beside []disk.File // further files
 }
 
 // Volume returns the partition's file system, ready to be planned and written.
@@ -51,9 +99,11 @@ func (e ESP) Volume(p disk.Partition, sectorSize int, serial uint32) (disk.FAT, 
 	if err != nil {
 		return disk.FAT{}, err
 	}
-	slot, err := SlotConfig(e.Boot)
-	if err != nil {
-		return disk.FAT{}, err
+	slot := e.Config
+	if slot == nil {
+		if slot, err = SlotConfig(e.Boot); err != nil {
+			return disk.FAT{}, err
+		}
 	}
 	env := &Env{}
 	if err := e.State.Store(env); err != nil {
@@ -72,6 +122,7 @@ func (e ESP) Volume(p disk.Partition, sectorSize int, serial uint32) (disk.FAT, 
 		disk.File{Path: PathSlotFile(e.Boot.Slot, FileKernel), Data: e.Kernel},
 		disk.File{Path: PathSlotFile(e.Boot.Slot, FileInitrd), Data: e.Initrd},
 	)
+	files = append(files, e.Beside...)
 	return disk.FAT{
 		Size: p.Size, SectorSize: sectorSize, Start: p.Start, Label: ESPLabel, Serial: serial,
 		Time: e.Boot.Manifest.Built, Files: files,

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"strings"
 	"unicode/utf16"
 )
@@ -53,7 +54,7 @@ func locateFAT(r io.ReaderAt, path string) (Extent, error) {
 		e, ok := findEntry(dir, name)
 		last := i == len(names)-1
 		if !ok || e.dir == last {
-			return Extent{}, fmt.Errorf("there is no %q", name)
+			return Extent{}, fmt.Errorf("there is no %q: %w", name, fs.ErrNotExist)
 		}
 		chain, err := f.chain(e.cluster, ceil(e.size, f.cluster), last)
 		if err != nil {

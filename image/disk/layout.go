@@ -50,6 +50,12 @@ const (
 const (
 	Unfinished uint64 = 1 << 62 // an installation was begun and is not over
 	KeepsData  uint64 = 1 << 61 // and the data partition is older than it and stays
+	// InPlace: what is not over is done by the system in the slot itself, when
+	// it starts: the boot parts are whole, and the disk is found by this mark
+	// until its GUID is the one that it keeps.
+	InPlace uint64 = 1 << 59
+
+	marks = Unfinished | KeepsData | InPlace
 )
 
 // Partition is one entry of the table. Offsets and sizes are bytes.
@@ -79,11 +85,11 @@ type Layout struct {
 func (l Layout) BootsBIOS() bool { return l.SectorSize == 512 }
 
 // Marked returns the layout with these marks and no others.
-func (l Layout) Marked(marks uint64) Layout {
+func (l Layout) Marked(set uint64) Layout {
 	l.Partitions = slices.Clone(l.Partitions)
 	for i, p := range l.Partitions {
 		if p.Name == NameESP {
-			l.Partitions[i].Attributes = p.Attributes&^(Unfinished|KeepsData) | marks
+			l.Partitions[i].Attributes = p.Attributes&^marks | set
 		}
 	}
 	return l
@@ -95,7 +101,7 @@ func (l Layout) Marks() uint64 {
 	if err != nil {
 		return 0
 	}
-	return p.Attributes & (Unfinished | KeepsData)
+	return p.Attributes & marks
 }
 
 // Usable is the range between the two tables.

@@ -206,6 +206,14 @@ func (a *applier) how(act plan.Action) work {
 		return a.on(act.Device, func(_ context.Context, d *drive) error { return a.bootEntry(d, act) })
 	case plan.KeepLog:
 		return func(ctx context.Context, _ func(n, of int64)) error { return a.keepLog(act) }
+	case plan.CheckBoot:
+		return func(ctx context.Context, _ func(n, of int64)) error { return a.checkBoot(ctx, act) }
+	case plan.Grow:
+		return a.on(act.Device, func(ctx context.Context, d *drive) error { return a.grow(ctx, d, act) })
+	case plan.WriteBoot:
+		return func(context.Context, func(n, of int64)) error { return a.writeBoot(act) }
+	case plan.EraseAnswer:
+		return func(context.Context, func(n, of int64)) error { return a.eraseAnswer(act) }
 	case plan.Finish:
 		return func(ctx context.Context, _ func(n, of int64)) error { return a.finish(ctx, act) }
 	case plan.Unmark:

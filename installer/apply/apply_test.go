@@ -47,6 +47,7 @@ type machine struct {
 	script *run.Script
 	disks  []string
 	img    plan.Image
+	own    bool // the system runs from vda
 	mounts []string
 	fail   string   // substring of a command that fails
 	lvm    string   // the last file of LVM commands
@@ -174,6 +175,13 @@ func (m *machine) plan(t *testing.T, edit func(*answer.Answer)) plan.Plan {
 			t.Fatal(err)
 		}
 		probe.Contents(r, &d)
+		if m.own && name == "vda" {
+			l, err := disk.ReadTable(r, diskSize, 512)
+			if err != nil {
+				t.Fatal(err)
+			}
+			f.InPlace = &probe.InPlace{Disk: name, Slot: "A", Table: l}
+		}
 		r.Close()
 		f.Disks = append(f.Disks, d)
 	}

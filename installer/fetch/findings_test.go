@@ -3,10 +3,12 @@ package fetch
 import (
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 
 	"joist/installer/answer"
+	"joist/installer/nocloud"
 	"joist/installer/plan"
 	"joist/installer/preflight"
 	"joist/internal/finding"
@@ -23,12 +25,12 @@ func writeRow(b *strings.Builder, code string, level finding.Level, waivable boo
 // docs/findings.md is the tables for people.
 func TestFindingsDocument(t *testing.T) {
 	var b strings.Builder
-	b.WriteString("# Findings\n\nMade from the tables of `installer/answer`, `installer/fetch`, `installer/preflight`\nand `installer/plan` (`go test ./installer/fetch -update`). A finding says the cure\nfor its own case. What they mean together is in [preflight.md](preflight.md).\n")
+	b.WriteString("# Findings\n\nMade from the tables of `installer/answer`, `installer/fetch`, `installer/nocloud`,\n`installer/preflight` and `installer/plan` (`go test ./installer/fetch -update`). A finding says the cure\nfor its own case. What they mean together is in [preflight.md](preflight.md).\n")
 	begin := func(title string) {
 		fmt.Fprintf(&b, "\n## %s\n\n| code | level | waivable | when | cure |\n|---|---|---|---|---|\n", title)
 	}
 	begin("The answer")
-	for _, r := range append(Findings(), answer.Findings()...) {
+	for _, r := range slices.Concat(Findings(), answer.Findings(), nocloud.Findings()) {
 		writeRow(&b, r.Code, r.Level, false, r.When, r.Cure)
 	}
 	for _, s := range []struct {

@@ -158,6 +158,9 @@ func (p *Plan) actions() ([]Action, error) {
 	for _, f := range p.Image.Files {
 		total += f.Size
 	}
+	if p.InPlace != nil {
+		return p.inPlace(seed)
+	}
 	out := []Action{CheckMedium{Bytes: total}}
 	for _, m := range p.All() {
 		out = append(out, Release{Device: m.Device()})

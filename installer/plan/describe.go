@@ -81,6 +81,8 @@ func (p Plan) lost() string {
 	switch {
 	case p.Adopt != nil:
 		return "its data is kept"
+	case p.InPlace != nil:
+		return "the boot parts of the disk stay, all else becomes the data partition"
 	case len(p.Further) > 0:
 		return "everything on the disks is lost"
 	default:
@@ -156,6 +158,8 @@ func describeFiles(b *strings.Builder, a Action) {
 		title, files = "files on volume \"state\"", a.Files
 	case WriteSlot:
 		title, files = "slot "+string(a.Slot)+of(a.Device), []File{{boot.FileSystem, a.Bytes}}
+	case WriteBoot:
+		title, files = "files that change on the boot partition", a.Files
 	case FormatESP:
 		title, files = "files on the boot partition"+of(a.Device), a.Files
 	default:

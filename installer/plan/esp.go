@@ -1,7 +1,6 @@
 package plan
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -11,10 +10,6 @@ import (
 	"joist/image/disk"
 	"joist/rootfs/tree"
 )
-
-// PathInstallation is a file on the boot partition that says which
-// installation it belongs to, for whoever looks without reading the table.
-const PathInstallation = "/joist/installation.json"
 
 // Sources gives the content of a file of the medium by its name: a loader,
 // vmlinuz or initrd.
@@ -27,6 +22,9 @@ func (p Plan) Slot(storage string) boot.SlotBoot { return p.MemberSlot(0, storag
 // MemberSlot is the same for the n-th disk: each finds itself by its own GUID.
 func (p Plan) MemberSlot(n int, storage string) boot.SlotBoot {
 	s := boot.SlotBoot{Manifest: p.Image.Manifest, Slot: boot.A, DiskGUID: p.All()[n].Layout.DiskGUID, State: "lvm:" + storage, Console: p.ConsoleArgs}
+	if p.InPlace != nil {
+		s.Slot = boot.Slot(p.InPlace.Slot)
+	}
 	if p.ZFS() {
 		// the pool knows the host that it belongs to; only this one opens it
 		// without force (spl(4))
@@ -49,6 +47,13 @@ func (p Plan) MemberESP(n int, storage string, src Sources) (disk.FAT, error) {
 		return disk.FAT{}, err
 	}
 	e := boot.ESP{Boot: p.MemberSlot(n, storage), State: boot.Fresh()}
+	// so that the node can be made anew in place; where it does not fit, it cannot
+	if conf, err := boot.InPlaceConfig(e.Boot); err == nil {
+		e.Config = conf
+	}
+	if e.Beside, err = p.beside(src); err != nil {
+		return disk.FAT{}, err
+	}
 	for _, f := range []struct {
 		name string
 		to   *tree.Source
@@ -64,12 +69,27 @@ func (p Plan) MemberESP(n int, storage string, src Sources) (disk.FAT, error) {
 	if err != nil {
 		return fat, err
 	}
-	b, err := json.Marshal(map[string]string{"installation_id": p.InstallationID, "build_id": p.Image.BuildID, "version": p.Image.Version})
+	b, err := boot.InstallationFile(p.InstallationID, p.Image.Manifest)
 	if err != nil {
-		return fat, fmt.Errorf("encode installation id: %w", err)
+		return fat, err
 	}
-	fat.Files = append(fat.Files, disk.File{Path: PathInstallation, Data: tree.Bytes(append(b, '\n'))})
+	fat.Files = append(fat.Files, disk.File{Path: boot.PathInstallation, Data: tree.Bytes(b)})
 	return fat, nil
+}
+
+// beside is what an installer takes from its medium otherwise, and the place for
+// an answer.
+func (p Plan) beside(src Sources) ([]disk.File, error) {
+	manifest, err := p.Image.Encode()
+	if err != nil {
+		return nil, err
+	}
+	out := []disk.File{{Path: boot.PathManifest(boot.A), Data: tree.Bytes(manifest)}, {Path: boot.PathAnswer, Data: tree.Bytes(boot.AnswerPlace(nil))}}
+	if p.Image.ModuleKey == "" {
+		return out, nil
+	}
+	key, err := src(ModuleCert)
+	return append(out, disk.File{Path: boot.PathModuleKey, Data: key}), err
 }
 
 // sized is a file of which a plan knows only the size.
@@ -99,8 +119,10 @@ func (p Plan) espFiles(n int) ([]File, error) {
 		if size, ok := p.Image.Loaders[name]; ok {
 			return sized(size), nil
 		}
-		if f, ok := p.Image.Files[name]; ok {
-			return sized(f.Size), nil
+		for _, key := range []string{name, boot.LoaderFile(name)} {
+			if f, ok := p.Image.Files[key]; ok {
+				return sized(f.Size), nil
+			}
 		}
 		return nil, fmt.Errorf("the medium has no file %q", name)
 	})

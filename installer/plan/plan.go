@@ -118,12 +118,13 @@ type Plan struct {
 	Layout         disk.Layout         `json:"layout"`
 	VGBytes        int64               `json:"vg_bytes"`
 	Volumes        []Volume            `json:"volumes"`
-	Further        []Member            `json:"further,omitempty"` // disks beside Disk, with Layout's shape
-	Array          *Array              `json:"array,omitempty"`   // below the volume group
-	Pool           *Pool               `json:"pool,omitempty"`    // in place of the volume group
-	Adopt          *probe.Installation `json:"adopt,omitempty"`   // whose data is kept
-	ArcMax         int64               `json:"arc_max,omitempty"` // with ZFS: bytes of memory that it may cache in
-	Checks         preflight.Report    `json:"-"`                 // what preflight found, waivers applied
+	Further        []Member            `json:"further,omitempty"`  // disks beside Disk, with Layout's shape
+	Array          *Array              `json:"array,omitempty"`    // below the volume group
+	Pool           *Pool               `json:"pool,omitempty"`     // in place of the volume group
+	Adopt          *probe.Installation `json:"adopt,omitempty"`    // whose data is kept
+	ArcMax         int64               `json:"arc_max,omitempty"`  // with ZFS: bytes of memory that it may cache in
+	InPlace        *probe.InPlace      `json:"in_place,omitempty"` // the running system's own disk: its boot parts stay
+	Checks         preflight.Report    `json:"-"`                  // what preflight found, waivers applied
 	Actions        []Action            `json:"-"`
 	Answer         answer.Answer       `json:"-"` // holds secrets
 }
@@ -149,21 +150,28 @@ func (p *Plan) make(f probe.Facts, fs *finding.List) {
 	if !known {
 		return
 	}
-	ds, ok := chooseDisks(f, p.Answer, fs)
+	choose := chooseDisks
+	if p.InPlace = f.InPlace; p.InPlace != nil {
+		choose = ownDisk
+		p.kept(f)
+	}
+	ds, ok := choose(f, p.Answer, fs)
 	if !ok {
 		return
 	}
 	p.Disk, p.Checks = ds[0], preflight.MakeReport(f, ds, p.Answer.Waive)
 	for _, d := range ds {
-		*fs = append(*fs, preflight.Target(f, d)...)
+		*fs = append(*fs, p.target(f, d)...)
 	}
 	*fs = append(*fs, compare(f, ds, p.Answer)...)
-	if !p.copies(f, ds, fs) || !p.existing(f, ds, fs) {
+	if p.InPlace == nil && (!p.copies(f, ds, fs) || !p.existing(f, ds, fs)) {
 		return
 	}
 	zfsReady(f, p.Answer, p.Image, fs)
 	foreign(f, ds, fs)
-	p.otherData(ds, fs)
+	if p.InPlace == nil {
+		p.otherData(ds, fs)
+	}
 	p.InstallationID = probe.InstallationID(p.Identity.DiskGUID)
 	if p.lay(f, ds, fs) {
 		var err error
@@ -249,11 +257,15 @@ func (p *Plan) partition(ds []probe.Disk, fs *finding.List) bool {
 	for i, d := range ds {
 		guid, parts, err := p.Identity.Member(i)
 		var l disk.Layout
-		if err == nil {
+		switch {
+		case err != nil:
+		case p.InPlace != nil:
+			l, err = p.InPlace.Table.Grow(disk.GrowRequest{Size: d.Size, Limit: limit, DiskGUID: guid, PartGUIDs: parts})
+		default:
 			l, err = disk.Plan(disk.Request{Size: d.Size, SectorSize: d.Sector, Limit: limit, DiskGUID: guid, PartGUIDs: parts})
 		}
 		if err != nil {
-			fs.Stopf("disk-layout", "/dev/"+d.Name, "use another disk", "%v", err)
+			fs.Stopf("disk-layout", "/dev/"+d.Name, p.otherDisk(), "%v", err)
 			return false
 		}
 		dataType(&l, typ)
@@ -336,8 +348,8 @@ func (p *Plan) adopt(ds []probe.Disk, fs *finding.List) bool {
 			return no(d, "its data partition holds no %s", map[bool]string{true: "ZFS pool", false: "volume group"}[p.Answer.Disk.Filesystem == answer.ZFS])
 		case len(ds) > 1 && in.Pool == "" && in.Array == "":
 			return no(d, "its volume group is on no mirror")
-		case len(in.Table.Partitions) != 5:
-			return no(d, "its partitions are not the five of an installation")
+		case !boots(*in.Table):
+			return no(d, "its partitions are not those of an installation")
 		}
 		guid, _, err := p.Identity.Member(i)
 		if err != nil {

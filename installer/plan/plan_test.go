@@ -174,6 +174,22 @@ func TestDescribeGolden(t *testing.T) {
 			pool(f, a, answer.RAIDZ3, 5)
 			a.Disk.List, a.Disk.Filter = nil, map[string]string{"ID_SERIAL": "M*"}
 		}},
+		{"in-place", 64e9, func(f *probe.Facts, a *answer.Answer) {
+			f.InPlace = ownDisk512(f.Disks[0])
+			a.Disk.List = []string{"sda"}
+		}},
+		{"in-place-adopt", 64e9, func(f *probe.Facts, a *answer.Answer) {
+			in := installed(f.Disks[0], 0, "zfs")
+			in.Unfinished, in.KeepsData = true, true
+			*in.Table = in.Table.Marked(disk.Unfinished | disk.InPlace | disk.KeepsData)
+			f.Disks[0].Installation = in
+			f.InPlace = &probe.InPlace{Disk: "vda", Slot: "A", Table: *in.Table}
+		}},
+		{"in-place-zfs-4kn", 64e9, func(f *probe.Facts, a *answer.Answer) {
+			f.Disks[0].Sector = 4096
+			f.InPlace = ownDisk512(f.Disks[0])
+			a.Disk.Filesystem, a.Disk.ZFS.RAID = answer.ZFS, answer.RAID0
+		}},
 		{"adopt-lvm", 64e9, func(f *probe.Facts, a *answer.Answer) {
 			f.Disks[0].Installation = installed(f.Disks[0], 0, "lvm")
 			a.Disk.Adopt, a.Install.Reinstall = true, true
@@ -296,6 +312,7 @@ func TestFindings(t *testing.T) {
 		{"", func(f *probe.Facts, a *answer.Answer, m *Image) {
 			pool(f, a, answer.RAID0, 1)
 			f.Firmware.SecureBoot, f.Firmware.Keys, m.ModuleKey = true, []string{"k"}, "k"
+			m.Files[boot.LoaderFile(ModuleCert)] = boot.File{Size: 900, SHA256: m.VerityRoot}
 		}},
 		{"zfs-key-not-enrolled", func(f *probe.Facts, a *answer.Answer, _ *Image) { // no key: nobody can enrol it
 			pool(f, a, answer.RAID0, 1)
@@ -406,6 +423,7 @@ func TestUnattendedIsStricter(t *testing.T) {
 	} {
 		img := image()
 		img.ModuleKey = "k"
+		img.Files[boot.LoaderFile(ModuleCert)] = boot.File{Size: 900, SHA256: img.VerityRoot}
 		_, fs := made(f, c.a, img, identity(t))
 		var got []string
 		for _, x := range fs {

@@ -136,16 +136,17 @@ func (m Machine) partitions(name string) []string {
 
 // bootMedium is the device that stage 1 found the system on, if it is still the
 // same one: what is mounted may be a copy in memory, or a file of that device.
-func (m Machine) bootMedium() string {
+// slot is set when it is one of a disk that the system shall make a node's.
+func (m Machine) bootMedium() (device, slot string) {
 	var b node.Medium
 	text, err := os.ReadFile(m.path(node.BootMedium))
 	if err != nil || json.Unmarshal(text, &b) != nil || b.Device == "" || b.Device != filepath.Base(b.Device) {
-		return ""
+		return "", ""
 	}
 	if m.read("sys/block", m.wholeDisk(b.Device), "diskseq") != b.Seq {
-		return "" // another disk by now
+		return "", "" // another disk by now
 	}
-	return b.Device
+	return b.Device, b.Slot
 }
 
 // wholeDisk names the disk that a device file or one of its partitions is on,

@@ -27,8 +27,11 @@ type Facts struct {
 	// system is started with as well.
 	ConsoleArgs []string `json:"console_args"`
 	Medium      string   `json:"medium,omitempty"` // kernel name of the disk or drive booted from
-	IOMMU       *IOMMU   `json:"iommu,omitempty"`
-	TPM         string   `json:"tpm,omitempty"` // "2", "1", NoTPM, or "" when it is not known
+	// InPlace is set when the system runs from a slot of the disk that it shall
+	// make a node's; there is no medium then.
+	InPlace *InPlace `json:"in_place,omitempty"`
+	IOMMU   *IOMMU   `json:"iommu,omitempty"`
+	TPM     string   `json:"tpm,omitempty"` // "2", "1", NoTPM, or "" when it is not known
 	// Reference is another clock's time at Time, where one was asked.
 	Reference *Reference `json:"reference,omitempty"`
 	// Leases are what DHCP offers on the cards that have a link.
@@ -36,6 +39,13 @@ type Facts struct {
 	DMI      DMI      `json:"dmi,omitzero"`
 	ZFS      string   `json:"zfs,omitempty"` // Present or Absent in the running image, "" when it is not known
 	Problems []string `json:"problems,omitempty"`
+}
+
+// InPlace is a disk with boot parts that stay.
+type InPlace struct {
+	Disk  string      `json:"disk"` // kernel name
+	Slot  string      `json:"slot"` // the running system's
+	Table disk.Layout `json:"table"`
 }
 
 // NoTPM is Facts.TPM of a machine without one.

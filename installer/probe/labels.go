@@ -15,7 +15,7 @@ func (m Machine) Labelled(labels ...string) []Content {
 			medium = strings.TrimPrefix(mt.source, "/dev/")
 		}
 	}
-	if name := m.bootMedium(); name != "" {
+	if name, _ := m.bootMedium(); name != "" {
 		medium = name
 	}
 	var out []Content

@@ -30,7 +30,7 @@ func TestBootMedium(t *testing.T) {
 	} {
 		write("run/joist/boot-medium.json", text)
 		got := ""
-		if name := m.bootMedium(); name != "" {
+		if name, _ := m.bootMedium(); name != "" {
 			got = m.wholeDisk(name)
 		}
 		if got != want {

@@ -44,12 +44,16 @@ func (m Machine) Facts() Facts {
 			f.Medium = m.wholeDisk(mt.source)
 		}
 	}
-	if name := m.bootMedium(); name != "" {
-		f.Medium = m.wholeDisk(name)
+	own, slot := m.bootMedium()
+	if own != "" && slot == "" {
+		f.Medium = m.wholeDisk(own)
 	}
 	var err error
 	f.Disks, err = m.disks(f.Medium, mounts)
 	problem(err)
+	if slot != "" {
+		problem(m.inPlace(&f, m.wholeDisk(own), slot))
+	}
 	f.Disks = mergePaths(f.Disks)
 	for i := range f.Disks {
 		if f.Disks[i].Health, err = m.health(f.Disks[i]); err != nil {

@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 
+	"joist/image/disk"
 	"joist/installer/answer"
 	"joist/installer/plan"
 	"joist/installer/preflight"
@@ -82,8 +83,16 @@ func number(t Terminal, prompt string, n int) (int, error) {
 // askDisks asks for layout and disks, and for what is lost on them.
 func askDisks(t Terminal, f probe.Facts, a *answer.Answer) error {
 	disks := preflight.Targets(f)
+	if f.InPlace != nil { // the one that the system was started from
+		disks = slices.DeleteFunc(disks, func(d probe.Disk) bool { return d.Name != f.InPlace.Disk })
+	}
 	if len(disks) == 0 {
 		return errors.New("choose a disk: none was found")
+	}
+	if f.InPlace != nil && f.InPlace.Table.Marks()&disk.KeepsData != 0 {
+		t.Print(fmt.Sprintf("\nThe data of this disk, with the guests, is kept:\n  %s\n", disks[0].Describe()))
+		a.Disk = layouts(false, 1)[0].on([]string{disks[0].Name}) // what is there counts
+		return nil
 	}
 	all := layouts(f.ZFS == probe.Present, len(disks))
 	t.Print("\nLayouts:\n")
@@ -93,6 +102,11 @@ func askDisks(t Terminal, f probe.Facts, a *answer.Answer) error {
 	i, err := number(t, "Number of the layout", len(all))
 	if err != nil {
 		return err
+	}
+	if f.InPlace != nil {
+		t.Print(fmt.Sprintf("\nThe node is made on the disk that the system was started from:\n  %s\n", disks[0].Describe()))
+		a.Disk = all[i].on([]string{disks[0].Name})
+		return nil
 	}
 	chosen, err := chooseDisks(t, f, all[i], disks)
 	if err != nil {

@@ -63,6 +63,32 @@ func TestEnrol(t *testing.T) {
 	}
 }
 
+// A system that was started from an image of a disk is made on that disk.
+func TestAskInPlace(t *testing.T) {
+	f := facts()
+	f.InPlace = &probe.InPlace{Disk: "vdc"}
+	p := &paper{replies: []string{"2", "", "", "", "", "", "longenough", "longenough", ""}}
+	a, err := Ask(p, f)
+	if err != nil || len(a.Disk.List) != 1 || a.Disk.List[0] != "vdc" || a.Disk.Filesystem != "xfs" {
+		t.Errorf("%+v %v\n%s", a.Disk, err, p.out.String())
+	}
+	if strings.Contains(p.out.String(), "raid") || strings.Contains(p.out.String(), "mirrored") {
+		t.Errorf("layouts of several disks are offered:\n%s", p.out.String())
+	}
+}
+
+// Data that is kept has its layout: nobody is asked for one.
+func TestAskKept(t *testing.T) {
+	f := facts()
+	l := disk.Layout{Partitions: []disk.Partition{{Name: disk.NameESP, Attributes: disk.InPlace | disk.KeepsData}}}
+	f.InPlace = &probe.InPlace{Disk: "vdc", Table: l}
+	p := &paper{replies: []string{"", "", "", "", "", "longenough", "longenough", ""}}
+	a, err := Ask(p, f)
+	if err != nil || len(a.Disk.List) != 1 || a.Disk.List[0] != "vdc" || strings.Contains(p.out.String(), "Layouts") || !strings.Contains(p.out.String(), "is kept") {
+		t.Errorf("%+v %v\n%s", a.Disk, err, p.out.String())
+	}
+}
+
 func TestAsk(t *testing.T) {
 	rest := []string{"", "", "", "", "", "longenough", "longenough", ""}
 	with := func(first ...string) []string { return append(first, rest...) }

@@ -13,7 +13,9 @@ import (
 
 	"joist/image/boot"
 	"joist/image/bundle"
+	"joist/image/disk"
 	"joist/image/squashfs"
+	"joist/iso/diskimage"
 	"joist/rootfs/tree"
 )
 
@@ -22,24 +24,34 @@ type artefact struct {
 	f      *os.File
 	medium *tree.Node     // of an ISO
 	bundle *bundle.Reader // of an update, its head
-	parts  *tree.Node     // files around the system: of a medium or a bundle, nil for a bare system
+	layout *disk.Layout   // of a disk image
+	raw    *os.File       // a disk image that had to be unpacked
+	parts  *tree.Node     // files around the system: of a medium, boot partition or bundle, nil for a bare system
 	system *tree.Node
 	image  io.ReaderAt // system.sqfs
 	size   int64       // of image
 }
 
 // errNoArtefact tells what can be looked into.
-var errNoArtefact = errors.New("it is no medium, update bundle, template or system.sqfs of Joist")
+var errNoArtefact = errors.New("it is no medium, disk image, update bundle, template or system.sqfs of Joist")
 
-// openArtefact opens an ISO file, an update bundle or a system.sqfs, whatever
-// its name.
+// close lets go of the files.
+func (a artefact) close() {
+	a.f.Close()
+	if a.raw != nil {
+		a.raw.Close()
+	}
+}
+
+// openArtefact opens an ISO file, a disk image, an update bundle or a
+// system.sqfs, whatever its name.
 func openArtefact(name string) (a artefact, err error) {
 	if a.f, err = os.Open(name); err != nil {
 		return a, err
 	}
 	defer func() {
 		if err != nil {
-			a.f.Close()
+			a.close()
 			err = fmt.Errorf("look into %s: %w", name, err)
 		}
 	}()
@@ -66,7 +78,10 @@ func openArtefact(name string) (a artefact, err error) {
 func (a *artefact) openAround() error {
 	r, err := bundle.OpenUnchecked(io.NewSectionReader(a.f, 0, a.size))
 	if errors.Is(err, bundle.ErrNoBundle) {
-		return a.openMedium()
+		if err = a.openDisk(); errors.Is(err, diskimage.ErrNoImage) {
+			return a.openMedium()
+		}
+		return err
 	}
 	if err != nil {
 		return err

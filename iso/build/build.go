@@ -30,24 +30,25 @@ import (
 
 // Options are what a person may say about one build.
 type Options struct {
-	Source    string            // the checkout: go.mod, joist.toml, joist.lock
-	Config    string            // joist.toml, "" for the one in Source
-	Out       string            // where artefacts go
-	Mirror    string            // base URL instead of apt's sources
-	Proxy     string            // URL of a proxy instead of apt's and the environment's
-	Answer    string            // answer file to put inside
-	Program   string            // first-boot program to put inside
-	From      answer.Source     // server to name inside; its URL is empty for none
-	Pool      string            // archive of SavePool to take all from, "" for the network
-	SavePool  string            // archive to put all into that was fetched, "" for none
-	Key       string            // file of the Ed25519 key that signs SHA256SUMS, "" for none
-	ModuleKey string            // file of the RSA key, with its certificate, that signs modules, "" for none
-	Again     *Inputs           // make the same again: this configuration and time, and nothing that an earlier build made
-	Signed    map[string]string // with Again: signatures by artefact, which then need no key
-	Locked    bool              // a lock that does not fit is an error
-	Sink      progress.Sink
-	Say       func(finding.List) // notes and warnings as they come
-	Log       *slog.Logger
+	Source     string            // the checkout: go.mod, joist.toml, joist.lock
+	Config     string            // joist.toml, "" for the one in Source
+	Out        string            // where artefacts go
+	Mirror     string            // base URL instead of apt's sources
+	Proxy      string            // URL of a proxy instead of apt's and the environment's
+	Answer     string            // answer file to put inside
+	Program    string            // first-boot program to put inside
+	From       answer.Source     // server to name inside; its URL is empty for none
+	SectorSize int               // of disk images, 0 for what joist.toml says
+	Pool       string            // archive of SavePool to take all from, "" for the network
+	SavePool   string            // archive to put all into that was fetched, "" for none
+	Key        string            // file of the Ed25519 key that signs SHA256SUMS, "" for none
+	ModuleKey  string            // file of the RSA key, with its certificate, that signs modules, "" for none
+	Again      *Inputs           // make the same again: this configuration and time, and nothing that an earlier build made
+	Signed     map[string]string // with Again: signatures by artefact, which then need no key
+	Locked     bool              // a lock that does not fit is an error
+	Sink       progress.Sink
+	Say        func(finding.List) // notes and warnings as they come
+	Log        *slog.Logger
 }
 
 // Builder carries one build through its steps.
@@ -107,7 +108,7 @@ func New(ctx context.Context, o Options) (*Builder, error) {
 	}
 	if o.Again != nil {
 		where := cfg.Where
-		cfg, fl = o.Again.Config, nil
+		cfg, fl = o.Again.config(), nil
 		contents = cfg.check(&fl, source{name: filepath.Join(filepath.Dir(b.o.Config), "configuration of the artefact")})
 		cfg.Where = where
 	}
@@ -117,6 +118,9 @@ func New(ctx context.Context, o Options) (*Builder, error) {
 	}
 	b.cfg, b.extra = cfg, contents
 	b.where()
+	if n := b.sectorSize(); n != 512 && n != 4096 && o.Again == nil {
+		return nil, fmt.Errorf("--sector-size %d is not possible: use 512, or 4096 for disks that have no smaller sectors (4Kn)", n)
+	}
 	var err error
 	if b.gotool, err = findGo(ctx, o.Source); err != nil {
 		return nil, err

@@ -36,12 +36,12 @@ func compareFiles(old, again string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	defer mine.f.Close()
+	defer mine.close()
 	theirs, err := openArtefact(old)
 	if err != nil {
 		return path.Base(old) + " (nothing in it can be read)", nil
 	}
-	defer theirs.f.Close()
+	defer theirs.close()
 	at, err := firstDifference(theirs.system, mine.system)
 	if err != nil || at != "" {
 		return boot.FileSystem + ": " + at, err

@@ -34,6 +34,9 @@ type Config struct {
 		ZFS         bool               `toml:"zfs" json:"zfs"`                           // OpenZFS's module and programs
 		Firmware    policy.FirmwareSet `toml:"firmware" json:"firmware"`                 // of devices
 	} `toml:"image" json:"image"`
+	Disk struct {
+		SectorSize int `toml:"sector-size"` // of disk images: 512 or 4096
+	} `toml:"disk" json:"-"` // not an input of the system either; the image's name says it
 	Packages struct {
 		Add  []string `toml:"add" json:"add,omitempty"`
 		Drop []string `toml:"drop" json:"drop,omitempty"`
@@ -59,7 +62,7 @@ type Where struct {
 
 // inputs is the configuration without what the system does not depend on.
 func (c Config) inputs() Config {
-	c.Where = Where{}
+	c.Where, c.Disk = Where{}, Defaults().Disk
 	return c
 }
 
@@ -72,6 +75,7 @@ func Defaults() Config {
 	c.Image.Consoles = []string{"tty0", "ttyS0,115200"}
 	c.Image.ZFS = true
 	c.Image.Firmware = policy.FirmwareServer
+	c.Disk.SectorSize = 512
 	return c
 }
 
@@ -277,6 +281,9 @@ func (c Config) check(fl *finding.List, src source) Contents {
 		}
 	}
 	c.checkConsoles(fl, src)
+	if c.Disk.SectorSize != 512 && c.Disk.SectorSize != 4096 {
+		src.stop(fl, "config-sector-size", "disk.sector-size", "use 512, or 4096 for disks that have no smaller sectors (4Kn)", "disk.sector-size is %d", c.Disk.SectorSize)
+	}
 	if !slices.Contains(policy.FirmwareSets(), c.Image.Firmware) {
 		src.stop(fl, "config-firmware", "image.firmware", fmt.Sprintf("choose one of %q", policy.FirmwareSets()), "image.firmware %q is no set of firmware", c.Image.Firmware)
 	}

@@ -31,17 +31,18 @@ import (
 
 // Report is what a finished artefact says of itself.
 type Report struct {
-	Kind       string           `json:"kind"` // iso, netboot, update, template, or system for a bare one
+	Kind       string           `json:"kind"` // iso, netboot, disk, update, template, or system for a bare one
 	Version    string           `json:"version"`
 	BuildID    string           `json:"build_id"`
 	Built      time.Time        `json:"built"`
 	Kernel     string           `json:"kernel,omitempty"`
 	VerityRoot string           `json:"verity_root,omitempty"`
 	Extensions []boot.Extension `json:"extensions,omitempty"`
-	Modules    int              `json:"modules,omitempty"` // of the kernel
-	Files      []string         `json:"files,omitempty"`   // of an update bundle
+	Modules    int              `json:"modules,omitempty"`     // of the kernel
+	Files      []string         `json:"files,omitempty"`       // of an update bundle; partitions of a disk image
+	SectorSize int              `json:"sector_size,omitempty"` // of a disk image
 	Packages   []sbom.Brief     `json:"packages"`
-	Answer     string           `json:"answer,omitempty"` // the file as TOML, secrets hidden
+	Answer     string           `json:"answer,omitempty"`     // the file as TOML, secrets hidden
 	FirstBoot  *boot.File       `json:"first_boot,omitempty"` // the program for the nodes' first start
 	Findings   finding.List     `json:"findings,omitempty"`
 }
@@ -71,7 +72,7 @@ func inspect(name string, key ed25519.PublicKey) (r Report, err error) {
 	if err != nil {
 		return r, err
 	}
-	defer a.f.Close()
+	defer a.close()
 	if r, err = a.report(); err != nil {
 		return r, err
 	}
@@ -92,6 +93,9 @@ func inspect(name string, key ed25519.PublicKey) (r Report, err error) {
 	case a.medium != nil:
 		r.Kind = string(ISO)
 		return r, a.reportMedium(&r)
+	case a.layout != nil:
+		r.Kind = string(Disk)
+		return r, a.reportDisk(&r)
 	}
 	r.Kind = "system"
 	return r, nil
@@ -245,17 +249,23 @@ func (a artefact) reportMedium(r *Report) error {
 	if err != nil {
 		return err
 	}
-	if text, err := a.medium.Read(programFile); err == nil {
+	if text, err := a.parts.Read(programFile); err == nil {
 		sum := sha256.Sum256(text)
 		r.FirstBoot = &boot.File{Size: int64(len(text)), SHA256: hex.EncodeToString(sum[:])}
 	}
-	if text, err := a.medium.Read(answerFile); err == nil {
+	a.reportAnswer(r)
+	return nil
+}
+
+// reportAnswer adds the answer that an artefact holds, or where it gets one.
+func (a artefact) reportAnswer(r *Report) {
+	if text, err := a.parts.Read(answerFile); err == nil && !boot.NoAnswer(text) {
 		x, fl := answer.Load(bytes.NewReader(text), answerFile)
 		r.Findings = append(r.Findings, fl...)
 		r.Findings = append(r.Findings, secretsInside(x, answerFile)...)
 		r.Answer = x.String()
 	}
-	if text, err := a.medium.Read(sourceFile); err == nil {
+	if text, err := a.parts.Read(sourceFile); err == nil {
 		x, fl := answer.DecodeSource(text)
 		r.Findings = append(r.Findings, fl...)
 		at, query, _ := strings.Cut(x.URL, "?")
@@ -270,6 +280,33 @@ func (a artefact) reportMedium(r *Report) error {
 			r.Findings.Warnf("answer-secret", sourceFile, "keep the medium as you would keep the secret", "the token of the answer server lies readable on the medium")
 		}
 	}
+}
+
+// reportDisk adds what only a disk image has, and what in it does not fit.
+func (a artefact) reportDisk(r *Report) error {
+	for _, p := range a.layout.Partitions {
+		r.Files = append(r.Files, fmt.Sprintf("partition %d %s %d bytes", p.Number, p.Name, p.Size))
+	}
+	r.SectorSize = a.layout.SectorSize
+	text, err := a.parts.Read(boot.PathManifest(boot.A))
+	if err != nil {
+		return err
+	}
+	err = r.compareManifest(boot.PathManifest(boot.A), text, func(file string) (tree.Source, string, error) {
+		at := boot.PathSlotFile(boot.A, file)
+		if file == boot.FileSystem {
+			return a.systemSource(), file, nil
+		}
+		n := a.parts.Lookup(at)
+		if n == nil || n.Data == nil {
+			return nil, at, &fs.PathError{Op: "read", Path: at, Err: fs.ErrNotExist}
+		}
+		return n.Data, at, nil
+	})
+	if err != nil {
+		return err
+	}
+	a.reportAnswer(r)
 	return nil
 }
 
@@ -400,6 +437,9 @@ func (r Report) Write(w io.Writer, all bool) error {
 	}
 	for _, x := range r.Extensions {
 		fmt.Fprintf(tw, "extension\t%s, %.1f MB, %d packages\t%s\n", x.Name, float64(x.Size)/1e6, len(x.Packages), x.VerityRoot)
+	}
+	if r.SectorSize != 0 {
+		fmt.Fprintf(tw, "sectors\t%d bytes\n", r.SectorSize)
 	}
 	for _, f := range r.Files {
 		fmt.Fprintf(tw, "file\t%s\n", f)

@@ -16,6 +16,7 @@ type Kind string
 const (
 	ISO         Kind = "iso"
 	Netboot     Kind = "netboot"
+	Disk        Kind = "disk"
 	Update      Kind = "update"
 	Template    Kind = "template"
 	TemplateOld Kind = "template-debian-12"
@@ -35,6 +36,7 @@ type wrapper struct {
 var wrappers = []wrapper{
 	{ISO, "write medium", (*Builder).isoFiles},
 	{Netboot, "write netboot folder", (*Builder).netbootFolder},
+	{Disk, "write disk images", (*Builder).diskFiles},
 	{Update, "write update bundle", (*Builder).updateFiles},
 }
 
@@ -48,11 +50,17 @@ func Kinds() []Kind {
 	return append(out, Template)
 }
 
-// artefactPath is the artefact's name in the output folder.
+// holdsAnswer says whether an answer can be put inside a kind.
+func holdsAnswer(k Kind) bool { return k == ISO || k == Disk }
+
+// artefactPath is the artefact's name in the output folder; of several, the
+// first one's.
 func (b *Builder) artefactPath(k Kind) string {
 	switch k {
 	case Netboot:
 		return netbootDir
+	case Disk:
+		return b.diskPaths()[0]
 	case Template, TemplateOld:
 		return b.forGuest(k).templateName() + templateSuffix
 	}
@@ -87,12 +95,15 @@ func (b *Builder) Make(ctx context.Context, kinds ...Kind) ([]string, error) {
 	var out []string
 	for _, k := range kinds {
 		out = append(out, filepath.Join(b.o.Out, b.artefactPath(k)))
+		if k == Disk {
+			out = append(out, filepath.Join(b.o.Out, b.diskPaths()[1]))
+		}
 	}
 	return out, nil
 }
 
 func (b *Builder) make(ctx context.Context, kinds []Kind) (err error) {
-	if slices.Contains(kinds, ISO) {
+	if slices.ContainsFunc(kinds, holdsAnswer) {
 		if b.private, err = b.inside(); err != nil {
 			return err
 		}
@@ -147,7 +158,7 @@ func wraps(k Kind) bool { return !isTemplate(k) }
 func (b *Builder) changed(kinds []Kind) (todo []Kind, err error) {
 	for _, k := range kinds {
 		same := false
-		if k != ISO || len(b.private) == 0 { // of an answer's secrets no cache keeps a trace
+		if !holdsAnswer(k) || len(b.private) == 0 { // of an answer's secrets no cache keeps a trace
 			if same, err = b.unchanged(k); err != nil {
 				return nil, err
 			}
@@ -183,7 +194,7 @@ func (b *Builder) release(r release) error {
 		return err
 	}
 	for k, files := range r.kinds {
-		if k == ISO && len(b.private) > 0 {
+		if holdsAnswer(k) && len(b.private) > 0 {
 			continue
 		}
 		of := map[string]string{}

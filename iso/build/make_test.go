@@ -30,9 +30,10 @@ func TestRelease(t *testing.T) {
 	b.work = b.out.work
 	kinds := map[Kind]map[string]string{
 		ISO: {b.artefactPath(ISO): "medium"}, Update: {b.artefactPath(Update): "bundle"}, Template: {b.artefactPath(Template): "archive"},
+		Disk:    {b.diskPaths()[0]: "raw", b.diskPaths()[1]: "qcow"},
 		Netboot: {netbootDir + "/vmlinuz": "kernel", netbootDir + "/grub/grub.cfg": "menu"},
 	}
-	for _, name := range []string{"medium", "bundle", "archive", "kernel", "menu"} {
+	for _, name := range []string{"medium", "bundle", "archive", "kernel", "menu", "raw", "qcow"} {
 		put(t, filepath.Join(b.work, name), "content of "+name)
 	}
 	if _, err := b.sign(b.artefactPath(Update), []byte("head")); err != nil {
@@ -47,7 +48,7 @@ func TestRelease(t *testing.T) {
 	}
 	for _, k := range Kinds() {
 		a, err := CheckSums(filepath.Join(b.o.Out, b.artefactPath(k)), pub)
-		if err != nil || a.Kind != k || !a.Signed || len(a.Differs) > 0 || a.Inputs.Epoch != b.built.Unix() || (a.Made[b.artefactPath(Update)] != "") != (k == ISO || k == Update) {
+		if err != nil || a.Kind != k || !a.Signed || len(a.Differs) > 0 || a.Inputs.Epoch != b.built.Unix() || (a.Made[b.artefactPath(Update)] != "") != (k == ISO || k == Update || k == Disk) {
 			t.Errorf("%s: %+v, %v", k, a, err)
 		}
 	}
@@ -137,5 +138,49 @@ func TestWarnUnsigned(t *testing.T) {
 		if said != c.want {
 			t.Errorf("%s: %d warnings", name, said)
 		}
+	}
+}
+
+func TestDiskNames(t *testing.T) {
+	b := &Builder{cfg: Defaults()}
+	for _, sector := range []int{512, 4096} {
+		b.o.SectorSize = sector
+		for _, name := range b.diskPaths() {
+			kind, manifest := kindOf(name)
+			base, got, ok := diskOf(name)
+			if want, _ := b.papers(Disk); kind != Disk || manifest != want || got != sector || !ok || base != b.base() {
+				t.Errorf("%s: %s, %s, %d", name, kind, manifest, got)
+			}
+		}
+		l, err := b.diskLayout()
+		if err != nil || l.SectorSize != sector {
+			t.Errorf("%d: %+v %v", sector, l, err)
+		}
+	}
+	if b.o.SectorSize = 0; b.sectorSize() != 512 {
+		t.Errorf("without a word sectors have %d bytes", b.sectorSize())
+	}
+	if kind, _ := kindOf("joist-0.1.0-amd64.tar.zst"); kind == Disk {
+		t.Error("a template is taken for a disk")
+	}
+}
+
+// What is made again has the configuration of its manifest, which lacks what is
+// no input.
+func TestConfigOfManifest(t *testing.T) {
+	c := Defaults()
+	c.Disk.SectorSize = 4096
+	text, err := json.Marshal(Inputs{Config: c.inputs()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var in Inputs
+	if err := json.Unmarshal(text, &in); err != nil {
+		t.Fatal(err)
+	}
+	var fl finding.List
+	in.config().check(&fl, source{})
+	if len(fl) > 0 || in.config().Disk.SectorSize != 512 {
+		t.Errorf("%v", fl)
 	}
 }

@@ -48,6 +48,12 @@ type Inputs struct {
 	ModuleSignatures map[string][]byte `json:"module_signatures,omitempty"` // module → what was put behind it
 }
 
+// config is the configuration, with the defaults of what is no input.
+func (in Inputs) config() Config {
+	in.Config.Disk = Defaults().Disk
+	return in.Config
+}
+
 // Input is one package.
 type Input struct {
 	Name    string   `json:"name"`
@@ -209,6 +215,9 @@ func (b *Builder) resultKey(kind Kind) (string, error) {
 		public, _ = b.key.Public().(ed25519.PublicKey)
 	}
 	sum := sha256.Sum256(fmt.Appendf(nil, "%s %q %x", key, kind, public))
+	if kind == Disk {
+		sum = sha256.Sum256(fmt.Appendf(nil, "%x %d", sum, b.sectorSize()))
+	}
 	return hex.EncodeToString(sum[:]), nil
 }
 

@@ -42,6 +42,9 @@ func kindOf(name string) (k Kind, manifest string) {
 			return k, base + manifestSuffix
 		}
 	}
+	if base, _, ok := diskOf(name); ok {
+		return Disk, base + manifestSuffix
+	}
 	manifest = netbootDir + "/manifest.json"
 	if name != manifest && (name == netbootDir || strings.HasPrefix(name, netbootDir+"/")) {
 		return Netboot, manifest
@@ -202,7 +205,10 @@ func Rebuild(ctx context.Context, a Account, o Options) error {
 	}
 	defer os.RemoveAll(tmp)
 	o.Out, o.Again, o.Signed, o.Locked, o.Key = filepath.Join(tmp, "out"), &a.Inputs, a.Made, true, ""
-	if a.Kind == ISO {
+	if a.Kind == Disk {
+		_, o.SectorSize, _ = diskOf(a.Name)
+	}
+	if holdsAnswer(a.Kind) {
 		if err := o.takeInside(filepath.Join(a.Dir, a.Name), tmp); err != nil {
 			return err
 		}
@@ -213,7 +219,11 @@ func Rebuild(ctx context.Context, a Account, o Options) error {
 	}
 	_, err = b.Make(ctx, a.Kind)
 	if err == nil {
-		err = a.compare(o.Out, b.artefactPath(a.Kind))
+		name := b.artefactPath(a.Kind)
+		if a.Kind == Disk {
+			name = a.Name // which of the two formats it is
+		}
+		err = a.compare(o.Out, name)
 	}
 	return errors.Join(err, b.Close())
 }
@@ -225,14 +235,14 @@ func (o *Options) takeInside(medium, dir string) error {
 	if err != nil {
 		return nil
 	}
-	defer old.f.Close()
-	if text, err := old.medium.Read(sourceFile); err == nil {
+	defer old.close()
+	if text, err := old.parts.Read(sourceFile); err == nil {
 		o.From, _ = answer.DecodeSource(text)
 		o.From.From = ""
 	}
 	for at, option := range map[string]*string{answerFile: &o.Answer, programFile: &o.Program} {
-		text, err := old.medium.Read(at)
-		if err != nil {
+		text, err := old.parts.Read(at)
+		if err != nil || boot.NoAnswer(text) {
 			continue
 		}
 		*option = filepath.Join(dir, filepath.Base(at))

@@ -37,6 +37,25 @@ func Find(devs []Device, diskGUID, name string) (dev Device, ok bool) {
 	return Device{}, false
 }
 
+// InPlace returns the partitions called name on the disks that the system in
+// their slot makes a node of.
+func InPlace(devs []Device, name string) []Device {
+	var out []Device
+	for _, d := range devs {
+		if d.Partition != 0 || d.Bytes == 0 {
+			continue
+		}
+		t, err := d.Table()
+		if err != nil || t.Marks()&disk.InPlace == 0 {
+			continue
+		}
+		if p, ok := d.named(devs, t, name); ok {
+			out = append(out, p)
+		}
+	}
+	return out
+}
+
 // named returns the device of the partition with that name in d's table.
 func (d Device) named(devs []Device, t disk.Layout, name string) (Device, bool) {
 	p, err := t.Find(name)

@@ -33,6 +33,7 @@ type Options struct {
 	StateVG     string // LVM VG UUID that holds the state volume, "" with ZFS
 	Pool        string // GUID of the ZFS pool that holds it, "" with LVM
 	Array       string // UUID of the md mirror below that group, as mdadm prints it; "" without one
+	InPlace     bool   // joist.in-place=1: the system in the slot makes its own disk a node's, which it knows by a mark in the partition table
 	Trial       bool   // the slot has not been marked good yet
 	Answer      string // joist.answer=: where an unattended installation finds its answer
 	AnswerPin   string // joist.answer-fingerprint=: SHA-256 of the answer server's certificate, 64 hex digits
@@ -163,6 +164,8 @@ func (o *Options) set(key, val string) string {
 			return fmt.Sprintf("joist.ram=%q is neither 0 nor 1", val)
 		}
 		o.RAM = val
+	case "in-place":
+		o.InPlace = val == "1"
 	case "trial":
 		o.Trial = val == "1"
 	case "answer":
@@ -181,6 +184,9 @@ func (o *Options) set(key, val string) string {
 
 // missing says what the chosen way of starting needs and the line lacks.
 func (o *Options) missing() (bad []string) {
+	if o.InPlace && o.Mode == Node { // a menu that starts nodes, of a disk that is none yet
+		o.Mode = Install
+	}
 	need := func(name, val string) {
 		if val == "" {
 			bad = append(bad, "joist."+name+"= is missing")
@@ -198,7 +204,9 @@ func (o *Options) missing() (bad []string) {
 	}
 	need("slot", o.Slot)
 	need("verity", o.Verity)
-	need("disk", o.Disk)
+	if !o.InPlace {
+		need("disk", o.Disk)
+	}
 	if o.Mode == Node {
 		need("state", o.StateVG+o.Pool)
 	}

@@ -34,6 +34,17 @@ func TestParseNode(t *testing.T) {
 	}
 }
 
+// The menu of a disk image starts nodes and rescue systems; its disk is none yet.
+func TestParseInPlace(t *testing.T) {
+	line := "joist.slot=A joist.build=0123456789abcdef joist.verity=00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff joist.in-place=1 console=tty0"
+	for mode, want := range map[string]Mode{"node": Install, "rescue": Rescue} {
+		o, err := Parse("joist.mode=" + mode + " " + line)
+		if err != nil || o.Mode != want || !o.InPlace || !o.FromSlot() {
+			t.Errorf("%s: %+v %v", mode, o, err)
+		}
+	}
+}
+
 func TestParseErrors(t *testing.T) {
 	for _, c := range []struct{ line, want string }{
 		{"joist.mode=install", "joist.build= is missing"},

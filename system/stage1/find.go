@@ -61,6 +61,9 @@ func names(devs []block.Device) string {
 // read from the disk itself: it is what tells two installations apart when
 // their disks are in one machine.
 func (b *boot) findSlot(ctx context.Context) error {
+	if b.opt.InPlace {
+		return b.findOwn(ctx)
+	}
 	devs, err := b.search(ctx, "slot "+b.opt.Slot, func(devs []block.Device) (bool, error) {
 		d, ok := block.Find(devs, b.opt.Disk, b.opt.Partition())
 		b.image = d.Path()
@@ -73,6 +76,26 @@ func (b *boot) findSlot(ctx context.Context) error {
 		return &problem{fmt.Errorf("find slot %s: %w", b.opt.Slot, err), bootdisk.CopiesCure}
 	}
 	b.log.Printf("          slot %s is %s", b.opt.Slot, b.image)
+	return nil
+}
+
+// findOwn finds the partition on the one disk that waits to become a node's.
+// Which disk the firmware has started from the kernel does not know.
+func (b *boot) findOwn(ctx context.Context) error {
+	var found []block.Device
+	_, err := b.search(ctx, "slot "+b.opt.Slot, func(devs []block.Device) (bool, error) {
+		found = block.InPlace(devs, b.opt.Partition())
+		return len(found) > 0, nil
+	})
+	if err != nil {
+		return &problem{fmt.Errorf("%w, a disk that was started from an image", err), "check that the disk is connected and that the image was written to it completely"}
+	}
+	if len(found) > 1 {
+		return &problem{fmt.Errorf("find slot %s: %s are of disks that wait for their first start", b.opt.Slot, names(found)), "disconnect all of these disks but one"}
+	}
+	b.image = found[0].Path()
+	b.log.Printf("          slot %s is %s", b.opt.Slot, b.image)
+	b.noteMedium(found[0], b.opt.Slot)
 	return nil
 }
 
@@ -143,7 +166,7 @@ func (b *boot) tryMedium(d block.Device, fs string) bool {
 		what = strings.TrimPrefix(file, medium+"/") + " on " + fs
 	}
 	b.log.Printf("          medium is %s (%s)", d.Path(), what)
-	b.noteMedium(d)
+	b.noteMedium(d, "")
 	return true
 }
 
@@ -172,9 +195,10 @@ func (b *boot) openISO(file string) error {
 	return errors.Join(err, unix.Mount(carrier, medium, "", unix.MS_MOVE, "")) // back to where the caller had it
 }
 
-// noteMedium tells the installer which disk is the medium.
-func (b *boot) noteMedium(d block.Device) {
-	text, err := json.Marshal(node.Medium{Device: d.Name, Seq: d.Seq})
+// noteMedium tells the installer which disk is the medium, or the disk itself
+// that it installs on.
+func (b *boot) noteMedium(d block.Device, slot string) {
+	text, err := json.Marshal(node.Medium{Device: d.Name, Seq: d.Seq, Slot: slot})
 	if err == nil {
 		err = os.WriteFile(node.BootMedium, text, 0o644)
 	}

@@ -30,6 +30,7 @@ type Deps struct {
 	Settle   func() error                                                          // takes its failures as dealt with
 	Crashes  string                                                                // node.CrashDir
 	Support  support.Machine
+	Reset    func(ctx context.Context, r Reset) error // prepares the next start
 }
 
 // Routes returns the calls on a node.
@@ -45,7 +46,7 @@ func Routes(d Deps) []server.Route {
 		return server.Route{Method: schema.Method{Verb: "GET", Path: "/nodes/{node}/" + path, Text: text, OnNode: true,
 			Perm: at(priv), Params: append(self[:1:1], more...)}, Do: do}
 	}
-	return append(d.evidenceRoutes(), []server.Route{
+	return append(append(d.evidenceRoutes(), d.resetRoute()), []server.Route{
 		get("status", "Load, memory, kernel and CPUs.", "Sys.Audit", d.status),
 		{Method: schema.Method{Verb: "POST", Path: "/nodes/{node}/status", Text: "Restart or switch off the node.", OnNode: true, NoQuorum: true,
 			Perm: at("Sys.PowerMgmt"), Params: append(self[:1:1],
@@ -65,14 +66,7 @@ func Routes(d Deps) []server.Route {
 // power asks PID 1, which shuts guests down first.
 func (d *Deps) power(ctx context.Context, r *server.Request) (any, error) {
 	verb := map[string]string{"reboot": "reboot", "shutdown": "poweroff"}[r.Params.String("command")]
-	reply, err := d.Init(ctx, node.InitRequest{Verb: verb})
-	if err == nil && !reply.OK {
-		err = fmt.Errorf("%s", reply.Error)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("ask init for %s: %w", verb, err)
-	}
-	return nil, nil
+	return nil, d.ask(ctx, verb)
 }
 
 func (d *Deps) time(context.Context, *server.Request) (any, error) {

@@ -132,6 +132,12 @@ func Install(t testing.TB, guid string, b Build, s boot.State) bootdisk.Disk {
 	big := content(bytes.Repeat([]byte("kernel "+b.ID), 30_000))
 	esp := boot.ESP{Loaders: boot.Loaders{Shim: content("shim"), Grub: content("grub"), MOK: content("mok")}, Kernel: big, Initrd: big, State: s,
 		Boot: boot.SlotBoot{Manifest: m, Slot: boot.A, DiskGUID: guid, State: "lvm:AbCdEf-0123-4567-89ab-cdef-0123-456789"}}
+	conf, err := boot.InPlaceConfig(esp.Boot)
+	if err != nil {
+		t.Fatal(err)
+	}
+	esp.Config = conf
+	esp.Beside = []disk.File{{Path: boot.PathManifest(boot.A), Data: content("{}")}, {Path: boot.PathAnswer, Data: content(boot.AnswerPlace(nil))}}
 	part, err := d.Table.Find(disk.NameESP)
 	if err != nil {
 		t.Fatal(err)

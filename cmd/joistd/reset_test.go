@@ -1,0 +1,54 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"testing"
+
+	nodeapi "joist/hypervisor/server/node"
+	"joist/image/boot"
+	"joist/system/bootdisk"
+)
+
+// someGuests are those that run.
+type someGuests []int
+
+func (g someGuests) Running() []int                            { return g }
+func (g someGuests) Volumes(context.Context) ([]string, error) { return nil, nil }
+
+func TestReset(t *testing.T) {
+	const whole = "[global]\nkeyboard = \"de\"\ncountry = \"at\"\ntimezone = \"UTC\"\nfqdn = \"n2.example.com\"\nmailto = \"a@example.com\"\nroot-password = \"longenough\"\n[disk-setup]\nfilesystem = \"ext4\"\ndisk-list = [\"vda\"]\n"
+	for _, c := range []struct {
+		name   string
+		r      nodeapi.Reset
+		others []string
+		guests someGuests
+		start  error
+		want   string // of the error
+	}{
+		{name: "wizard", r: nodeapi.Reset{KeepData: true}},
+		{name: "answer", r: nodeapi.Reset{Answer: whole}},
+		{name: "member", others: []string{"n2", "n3"}, want: "n2, n3: leave first"},
+		{name: "guests", guests: someGuests{100, 101}, want: "guests are running: 100 101"},
+		{name: "guests, forced", guests: someGuests{100}, r: nodeapi.Reset{Force: true}},
+		{name: "a wrong answer", r: nodeapi.Reset{Answer: "[global]\nfqdm = 1\n"}, want: "Parameter"},
+		{name: "an answer for a mirror", r: nodeapi.Reset{Answer: strings.Replace(whole, `["vda"]`, "[\"vda\", \"vdb\"]\n[joist.disk]\nraid = \"raid1\"", 1)}, want: "Parameter"},
+		{name: "a large answer", start: bootdisk.ErrAnswerTooLarge, want: "Parameter"},
+		{name: "an old boot partition", start: fmt.Errorf("x: %w", boot.ErrNotInPlace), want: "install from the ISO"},
+		{name: "a mirror", start: bootdisk.ErrMirror, want: "several disks"},
+	} {
+		started := ""
+		r := resetter{others: func() []string { return c.others }, guests: c.guests, start: func(_ context.Context, a []byte, keep bool) error {
+			started = fmt.Sprint(len(a), keep)
+			return c.start
+		}}
+		err := r.reset(t.Context(), c.r)
+		if c.want == "" && (err != nil || started != fmt.Sprint(len(c.r.Answer), c.r.KeepData)) || c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)) {
+			t.Errorf("%s: %v, started %q", c.name, err, started)
+		}
+		if c.want != "" && c.start == nil && started != "" {
+			t.Errorf("%s: it was refused and is prepared", c.name)
+		}
+	}
+}

@@ -1,0 +1,52 @@
+package probe
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"joist/image/disk"
+)
+
+// TestInPlace: the disk that the system runs from is found with its table, and
+// that a slot of it is held is no use of the disk.
+func TestInPlace(t *testing.T) {
+	root := t.TempDir()
+	const guid = "ABABABAB-ABAB-4BAB-ABAB-ABABABABABAB"
+	l, err := disk.PlanImage(disk.ImageRequest{SectorSize: 512, DiskGUID: guid, PartGUIDs: [5]string{guid, guid, guid, guid, guid}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	holders := filepath.Join(root, "sys/block/sda/sda3/holders/dm-0")
+	if err := errors.Join(os.MkdirAll(holders, 0o755), os.MkdirAll(filepath.Join(root, "dev"), 0o755)); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.Create(filepath.Join(root, "dev/sda"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(f.Truncate(32e9), disk.WriteTable(f, l), f.Close()); err != nil {
+		t.Fatal(err)
+	}
+	m := Machine{Root: root}
+	facts := Facts{Disks: []Disk{{Name: "sda", Size: 32e9, Sector: 512, InUse: []string{"dm-0", "/mnt"}}}}
+	if err := m.inPlace(&facts, "sda", "A"); err != nil {
+		t.Fatal(err)
+	}
+	if p := facts.InPlace; p == nil || p.Disk != "sda" || p.Slot != "A" || len(p.Table.Partitions) != 4 || p.Table.Size != 32e9 {
+		t.Errorf("%+v", facts.InPlace)
+	}
+	if u := facts.Disks[0].InUse; len(u) != 1 || u[0] != "/mnt" {
+		t.Errorf("in use by %q", u)
+	}
+	if err := m.inPlace(&facts, "sdz", "A"); err == nil {
+		t.Error("a disk that is not there is found")
+	}
+	if err := os.Truncate(filepath.Join(root, "dev/sda"), 0); err != nil {
+		t.Fatal(err)
+	}
+	if err := m.inPlace(&facts, "sda", "A"); err == nil {
+		t.Error("a disk without a table is found")
+	}
+}
