@@ -12,6 +12,7 @@ need=(
 	/usr/share/OVMF/OVMF_CODE_4M.secboot.fd:ovmf
 	mcopy:mtools
 	sgdisk:gdisk
+	sfdisk:fdisk
 	mkfs.fat:dosfstools
 	xorriso:xorriso
 	isoinfo:genisoimage
