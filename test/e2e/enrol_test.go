@@ -23,8 +23,8 @@ func confirmKey(ctx context.Context, m *vm.Machine, password string) error {
 		{"Press any key to perform MOK management", " "},
 		{"Enroll MOK", down + enter},
 		{"View key 0", down + enter},
-		{`Enroll the key\(s\)\?`, down + enter},
-		{"Password:", password + enter},
+		{"Yes", down + enter},       // titles of boxes do not come over the line
+		{`(?s).`, password + enter}, // it asks for the password
 		{"Reboot", enter},
 	} {
 		if _, err := m.WaitFor(ctx, step.screen); err != nil {
