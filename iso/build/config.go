@@ -106,7 +106,7 @@ func LoadConfig(name string) (c Config, x Contents, fl finding.List) {
 	switch { // a StrictMissingError holds a DecodeError for each key
 	case errors.As(err, &strict):
 		for _, e := range strict.Errors {
-			f := located("config-unknown-key", name, b, &e, "remove it, or correct its name (docs/build.md lists all)")
+			f := located("config-unknown-key", name, b, &e, "remove it, or correct its name (docs/customise.md lists all)")
 			f.Text = fmt.Sprintf("%q is no key of joist.toml", strings.Join(e.Key(), "."))
 			fl.Add(f)
 		}

@@ -44,7 +44,7 @@ The tables are closed: a maintainer script, a trigger, a diversion, an
 alternative, a statoverride, an account, a program with a set-user-ID bit, a
 unit of systemd, init or cron, or a request to systemd in a udev rule that they
 do not name stops the build with a finding. A script, trigger or unit can be
-accepted in joist.toml (docs/build.md).
+accepted in joist.toml (docs/customise.md).
 
 ## Wanted
 
