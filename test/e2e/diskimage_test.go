@@ -166,3 +166,32 @@ func TestDiskImageUEFI4096(t *testing.T) {
 	n.wantDisk(t, "joist-esp joist-a joist-b joist-data")
 	n.want(t, "pool", "zpool list -H -o health rpool", "ONLINE")
 }
+
+// TestDiskImageWizard: without any answer a person is asked, but not for the
+// disk.
+func TestDiskImageWizard(t *testing.T) {
+	n, img := newNode(t), medium(t)
+	_, qcow := diskImages(t)
+	c := n.config(img)
+	c.Disks = []vm.Disk{{Path: enlarged(t, qcow), Sparse: true}}
+	n.Machine = vm.Run(t, c)
+	ctx := within(t, node.InstallTime)
+	for _, step := range []struct{ prompt, reply string }{
+		{"No answer is in the image", ""}, {`Press Enter on the console`, "\r"},
+		{`Number of the layout \[1\]: `, "\r"}, {`made on the disk that the system was started from`, ""},
+		{`Host name with domain \[[^]]*\]: `, fqdn + "\r"}, {`Country \(two letters\) \[at\]: `, "\r"}, {`Time zone \[UTC\]: `, "\r"}, {`Keyboard .* \[en-us\]: `, "\r"},
+		{`Mail address for reports \[[^]]*\]: `, "\r"}, {`Password of root .*: `, password + "\r"}, {`The password again: `, password + "\r"},
+		{`Network, dhcp or static \[dhcp\]: `, "\r"}, {`Type yes to install, anything else to stop: `, "yes\r"},
+	} {
+		if _, err := n.WaitFor(ctx, step.prompt); err != nil {
+			t.Fatalf("waiting for %q: %v; it said last:\n%s", step.prompt, err, n.Serial(0).Tail(40))
+		}
+		if step.reply == "" {
+			continue
+		}
+		if err := n.Serial(0).Send(step.reply); err != nil {
+			t.Fatal(err)
+		}
+	}
+	n.becomesNode(t)
+}
