@@ -3,12 +3,15 @@
 GO      ?= go
 COUNT   ?= 10
 CUTS    ?= 200
+# Tests that run at a time in e2e and soak: most have one machine of 3 GiB and
+# one processor.
+LANES   ?= 2
 export PATH := $(PATH):/usr/local/go/bin
 # go.mod names the toolchain; an older Go (1.21 or newer) fetches it.
 export GOTOOLCHAIN ?= auto
 # The checkout may belong to another user, whom git does not trust: no VCS stamp.
 GOBUILD = CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false
-E2E     = JOIST_NEED_TOOLS=1 $(GO) test ./test/e2e -count=1 -v
+E2E     = JOIST_NEED_TOOLS=1 $(GO) test ./test/e2e -parallel $(LANES) -v
 
 .DEFAULT_GOAL := help
 .PHONY: help iso netboot disk template template-old joist run test check e2e bench clean soak fuzz go-version
@@ -41,20 +44,20 @@ check: go-version ## formatting, vet and the tree's rules
 	$(GO) vet ./...
 	$(GO) test ./internal/archtest -count=1
 
-e2e: iso netboot template template-old ## all end-to-end tests (hours without hardware virtualisation)
+e2e: iso netboot template template-old ## the end-to-end tests that "make test" leaves out (hours without hardware virtualisation; LANES=2)
 	scripts/tools.sh
-	$(E2E) -timeout 180m
+	$(E2E) -count=1 -skip '^TestShort' -timeout 180m
 
 soak: iso netboot template template-old ## the end-to-end tests again and again until one fails (COUNT=10), and power cuts (CUTS=200)
 	scripts/tools.sh
-	JOIST_NEED_TOOLS=1 JOIST_CUTS=$(CUTS) $(GO) test ./test/e2e -count=1 -run '^TestPowerCut(ZFS)?$$' -v -timeout 0
-	JOIST_NEED_TOOLS=1 $(GO) test ./test/e2e -count=$(COUNT) -failfast -v -timeout 0
+	JOIST_CUTS=$(CUTS) $(E2E) -count=1 -run '^TestPowerCut(ZFS)?$$' -timeout 0
+	$(E2E) -count=$(COUNT) -failfast -timeout 0
 
 bench: iso template ## all benchmarks; figures into build/figures-build.md and build/figures.md
 	scripts/tools.sh bench
 	JOIST_BENCH=1 JOIST_BENCH_BOOT=1 JOIST_BENCH_INSTALLED=1 $(GO) test ./test/bench -run TestBuildFigures -count=1 -v -timeout 180m
 	$(GO) test -run '^$$' -bench . ./...
-	$(E2E) -run '^Test(Layout)?Figures$$' -timeout 90m
+	$(E2E) -count=1 -run '^Test(Layout)?Figures$$' -timeout 90m
 
 fuzz: go-version ## every fuzz target, FUZZTIME each (10m)
 	scripts/fuzz.sh

@@ -324,3 +324,20 @@ func TestVNC(t *testing.T) {
 		t.Errorf("%q %q %v", b, password, err)
 	}
 }
+
+// TestTaskLog: the words for an empty log are not a line of it, which the first
+// line would otherwise come after.
+func TestTaskLog(t *testing.T) {
+	n, c := newNode(t)
+	const other = "UPID:n1:00000001:00000002:65000000:diskreplace::root@pam:"
+	n.mux.HandleFunc("GET /api2/json/nodes/n1/tasks/"+other+"/log", func(w http.ResponseWriter, _ *http.Request) {
+		data(w, []any{map[string]any{"n": 1, "t": "no content"}})
+	})
+	login(t, c)
+	if lines, err := c.TaskLog(t.Context(), other); err != nil || len(lines) != 0 {
+		t.Errorf("%q, %v", lines, err)
+	}
+	if lines, err := c.TaskLog(t.Context(), strings.Replace(other, "diskreplace", "copy", 1)); err != nil || len(lines) != 2 {
+		t.Errorf("%q, %v", lines, err)
+	}
+}

@@ -101,6 +101,9 @@ func (c *Client) TaskLog(ctx context.Context, upid string) ([]string, error) {
 	if err := c.Do(ctx, http.MethodGet, base+"/log", Params{"limit": "10000"}, &rows); err != nil {
 		return nil, err
 	}
+	if len(rows) == 1 && rows[0].Text == "no content" { // the protocol's words for a log that is empty yet
+		return nil, nil
+	}
 	lines := make([]string, len(rows))
 	for i, r := range rows {
 		lines[i] = r.Text

@@ -68,7 +68,8 @@ func (o output) list(w io.Writer, list []any) error {
 	if len(columns) == 0 {
 		columns = slices.SortedFunc(maps.Keys(names), byRank)
 	}
-	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	var text strings.Builder // with spaces behind rows that end in empty cells
+	t := tabwriter.NewWriter(&text, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(t, strings.ToUpper(strings.Join(columns, "\t")))
 	for _, row := range rows {
 		cells := make([]string, len(columns))
@@ -77,9 +78,17 @@ func (o output) list(w io.Writer, list []any) error {
 				cells[i] = cell(v)
 			}
 		}
-		fmt.Fprintln(t, strings.TrimRight(strings.Join(cells, "\t"), "\t"))
+		fmt.Fprintln(t, strings.Join(cells, "\t"))
 	}
-	return t.Flush()
+	if err := t.Flush(); err != nil {
+		return err
+	}
+	for line := range strings.Lines(text.String()) {
+		if _, err := fmt.Fprintln(w, strings.TrimRight(line, " \n")); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (o output) lines(w io.Writer, row map[string]any) error {

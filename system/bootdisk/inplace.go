@@ -1,9 +1,11 @@
 package bootdisk
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"strings"
 
 	"joist/image/boot"
@@ -18,10 +20,10 @@ var ErrMirror = errors.New("the system lies on several disks; install from the I
 var ErrAnswerTooLarge = errors.New("the answer does not fit its place on the boot partition")
 
 // StartInstaller has the next start of the system make its own disk a node's
-// again: answer, which may be empty, is put where the installer finds it, the
-// table is marked, and the last write is one sector of the slot's
-// configuration. Cut off before that, the node starts as ever, and takes the
-// mark away.
+// again: the table is marked, answer, which may be empty, is put where the
+// installer finds it, and the last write is one sector of the slot's
+// configuration. Cut off before that, the node starts as ever, erases the
+// answer and takes the mark away.
 func (s System) StartInstaller(ctx context.Context, answer []byte, keep bool) error {
 	unlock, err := s.lock(ctx)
 	if err != nil {
@@ -64,9 +66,6 @@ func (s System) StartInstaller(ctx context.Context, answer []byte, keep bool) er
 		_, err := p.WriteAt(b, at)
 		return errors.Join(err, p.Sync())
 	}
-	if err := write(text, answerAt); err != nil {
-		return fmt.Errorf("write answer: %w", err)
-	}
 	marks := disk.Unfinished | disk.InPlace
 	if keep {
 		marks |= disk.KeepsData
@@ -74,10 +73,56 @@ func (s System) StartInstaller(ctx context.Context, answer []byte, keep bool) er
 	if err := Mark(d, marks); err != nil {
 		return err
 	}
+	if err := write(text, answerAt); err != nil {
+		return fmt.Errorf("write answer: %w", err)
+	}
 	if err := write(next, confAt); err != nil {
 		return fmt.Errorf("write configuration of slot %s: %w", s.Slot, err)
 	}
 	return p.forget()
+}
+
+// ErasePlaces leaves comments where an installer in place finds its answer,
+// which may hold secrets. It is for a disk whose mark shows that the power went
+// before the installer, or a reset, had done so.
+func (s System) ErasePlaces(ctx context.Context) error {
+	unlock, err := s.lock(ctx)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	ds, err := s.Disks()
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, d := range ds {
+		if d.Table.Marks()&disk.InPlace != 0 {
+			errs = append(errs, erasePlaces(d))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func erasePlaces(d Disk) error {
+	p, err := d.open(disk.NameESP, true)
+	if err != nil {
+		return err
+	}
+	defer p.Close()
+	for _, path := range []string{boot.PathAnswer, boot.PathAnswerSource} {
+		b, at, err := p.file(path)
+		if errors.Is(err, os.ErrNotExist) {
+			continue
+		}
+		if err == nil {
+			_, err = p.WriteAt(bytes.Repeat([]byte("#"), len(b)), at)
+		}
+		if err != nil {
+			return fmt.Errorf("erase %s on disk %s: %w", path, d.Name, err)
+		}
+	}
+	return errors.Join(p.Sync(), p.forget())
 }
 
 // maxPlace bounds what is changed in place.

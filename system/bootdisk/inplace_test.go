@@ -81,6 +81,13 @@ func TestStartInstaller(t *testing.T) {
 	if _, _, marks := startsAs(t, ds[0]); marks&disk.InPlace == 0 {
 		t.Error("the mark is gone")
 	}
+	// cut off where a node starts nevertheless, the answer goes at its start
+	if err := s.ErasePlaces(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if _, answer, marks := startsAs(t, ds[0]); answer != "" || marks&disk.InPlace == 0 {
+		t.Errorf("erased: answer %q, marks %x", answer, marks)
+	}
 	ds = append(ds, bootdisktest.Install(t, resetGUID[:35]+"2", b, boot.Fresh()))
 	if err := s.StartInstaller(t.Context(), nil, true); !errors.Is(err, bootdisk.ErrMirror) {
 		t.Errorf("a mirror: %v", err)

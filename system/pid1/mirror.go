@@ -113,8 +113,16 @@ func (s *system) tendMirror(ctx context.Context) error {
 
 // endInstallation clears the mark of an installation that lost power between
 // its last steps: the system runs, so that it must not be taken for unfinished.
-func (s *system) endInstallation(context.Context) error {
+// An answer that the installer had no time to erase goes first.
+func (s *system) endInstallation(ctx context.Context) error {
 	if err := s.alone(); err != nil {
+		return err
+	}
+	slot, err := boot.ParseSlot(s.opt.Slot)
+	if err != nil {
+		return err
+	}
+	if err := bootdisk.Running(s.opt.Disk, slot).ErasePlaces(ctx); err != nil {
 		return err
 	}
 	devs, err := block.List("/sys")

@@ -44,6 +44,7 @@ func confirmKey(ctx context.Context, m *vm.Machine, password string) error {
 // TestZFSEnrol: a medium whose modules are signed with a key that the machine
 // does not know has shim's MokManager ask for it, and its modules load then.
 func TestZFSEnrol(t *testing.T) {
+	t.Parallel()
 	img := medium(t)
 	iso, _ := signedMedium(t)
 	m, shell := inRescue(t, vm.Config{Firmware: vm.OVMFSecureBoot, Accel: img.accel, Media: []vm.Medium{{Path: iso}}})

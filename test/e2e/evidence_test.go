@@ -16,6 +16,7 @@ import (
 // at the next start, shown by dashboard and API until it is deleted, and in the
 // support bundle, which holds no secret.
 func TestKernelCrash(t *testing.T) {
+	t.Parallel()
 	n := startNode(t, func(c *vm.Config, _ *lan.Switch) { c.Firmware = vm.OVMF })
 	n.run(t, "for i in $(seq 60); do test -e /sys/module/efi_pstore && exit; sleep 1; done; exit 1")
 	n.run(t, "(sleep 1; echo c > /proc/sysrq-trigger) > /dev/null 2>&1 &")

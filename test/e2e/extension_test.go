@@ -44,6 +44,7 @@ func extended(t *testing.T) isoImage {
 // TestExtensions: an image with extensions installs itself, and the node has
 // their programs over the same system, each checked by a hash tree of its own.
 func TestExtensions(t *testing.T) {
+	t.Parallel()
 	l := newLayout(t, 1)
 	l.img = extended(t)
 	l.install(t)

@@ -177,6 +177,7 @@ creation_time = 1700000000
 // TestLayoutForeign: disks that were not chosen are the same to the bit after
 // an installation, whatever is on them, and so they are after a start.
 func TestLayoutForeign(t *testing.T) {
+	t.Parallel()
 	l := newLayout(t, 1)
 	disks := foreignDisks(t)
 	var before []string

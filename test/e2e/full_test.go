@@ -14,6 +14,7 @@ import (
 // state go on, uploads fail with a sentence, and space that is freed can be
 // used again.
 func TestLocalFull(t *testing.T) {
+	t.Parallel()
 	n := startNode(t, nil)
 	refused(t, n.uploadZeros(within(t, uploadTime), "huge.iso", n.avail(t)+1, nil), "full")
 	n.fillLocal(t)

@@ -214,6 +214,7 @@ func (n *runningNode) answers(ctx context.Context) error {
 // TestEmulation: on a CPU without virtualisation a machine runs all the same,
 // by software, and its status says so.
 func TestEmulation(t *testing.T) {
+	t.Parallel()
 	n := startNode(t, func(c *vm.Config, _ *lan.Switch) { c.CPUFlags = []string{"-svm", "-vmx", "-la57"} })
 	g := guestOf{n: n, kind: "qemu", id: 100}.create(t, client.Params{"memory": "64", "virtio0": "local-lvm:1", "net0": vmHardware})
 	g.start(t)

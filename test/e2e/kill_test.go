@@ -58,6 +58,7 @@ func (s *spine) killDaemon(t *testing.T) {
 // moment of it. Afterwards the machine runs once or not at all, as its status
 // says, and can be started and stopped.
 func TestStartKilled(t *testing.T) {
+	t.Parallel()
 	n := startNode(t, nil)
 	g := guestOf{n: n, kind: "qemu", id: 100}.create(t, client.Params{"memory": "64", "scsi0": "local-lvm:1", "virtio0": "local-lvm:1", "net0": vmHardware})
 	begun := time.Now()

@@ -148,26 +148,6 @@ func (l *layout) cut(t *testing.T) {
 	}
 }
 
-// rescue boots the medium's rescue entry, which mounts the volumes read-only.
-func (l *layout) rescue(t *testing.T) {
-	t.Helper()
-	c := l.machine()
-	c.Media, c.Disks = []vm.Medium{{Path: l.img.path}}, attached(l.disks)
-	m := vm.Run(t, c)
-	ctx := within(t, node.BootTime)
-	if err := node.ChooseRescue(ctx, m); err != nil {
-		t.Fatal(err)
-	}
-	for _, v := range []string{"state", "local"} {
-		if _, err := m.WaitFor(ctx, "mounted "+v+" read-only on /mnt/"+v); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := m.Kill(); err != nil {
-		t.Fatal(err)
-	}
-}
-
 func (n *runningNode) want(t *testing.T, what, script, want string) {
 	t.Helper()
 	if got := strings.TrimSpace(n.run(t, script)); got != want {
@@ -184,6 +164,7 @@ const (
 // TestLayoutXFS: state and local on XFS, which survives a power cut. A copy of
 // the disk beside it is never taken for it.
 func TestLayoutXFS(t *testing.T) {
+	t.Parallel()
 	l := newLayout(t, 1).byUEFI(t)
 	l.install(t, `"ext4"`, `"xfs"`)
 	l.start(t, l.disks...)
@@ -223,6 +204,7 @@ func (l *layout) copied(t *testing.T) {
 
 // TestLayout4Kn: a disk whose logical sectors have 4096 bytes.
 func TestLayout4Kn(t *testing.T) {
+	t.Parallel()
 	l := newLayout(t, 1).byUEFI(t)
 	l.sector = 4096
 	l.install(t)
@@ -240,6 +222,7 @@ func TestLayout4Kn(t *testing.T) {
 // TestLayoutCutOff: an installation that lost power is begun anew by the next
 // unattended start, with the same answer, and one that did not is started.
 func TestLayoutCutOff(t *testing.T) {
+	t.Parallel()
 	l := newLayout(t, 1)
 	l.cutOff(t, "[started]  format /dev/joist/local")
 }
@@ -271,6 +254,7 @@ func (l *layout) cutOff(t *testing.T, text string, changes ...string) {
 // TestLayoutMirror: either disk starts the node without the other, says so, and
 // the other one is taken back with what it missed.
 func TestLayoutMirror(t *testing.T) {
+	t.Parallel()
 	l := newLayout(t, 2)
 	l.install(t, `disk-list = ["vda"]`, "disk-list = [\"vda\", \"vdb\"]\n[joist.disk]\nraid = \"raid1\"")
 	l.start(t, l.disks...)
@@ -302,12 +286,14 @@ func TestLayoutMirror(t *testing.T) {
 	l.start(t, l.disks[0])
 	l.want(t, "files on the first disk", "cat /var/lib/vz/both /var/lib/vz/alone", "both\nalone")
 	l.cut(t)
-	l.rescue(t)
+	l.rescue(t, mirrorByHand)
 }
 
 // TestLayoutAdopt: a node is installed over, and its guests are still there, a
-// virtual machine and a container.
+// virtual machine and a container. They are after the group's description and
+// the thin pool's table were mended, too.
 func TestLayoutAdopt(t *testing.T) {
+	t.Parallel()
 	l := newLayout(t, 1)
 	l.install(t)
 	l.start(t, l.disks...)
@@ -317,24 +303,34 @@ func TestLayoutAdopt(t *testing.T) {
 	l.run(t, "echo image > /var/lib/vz/template/iso/kept.iso")
 	id := strings.TrimSpace(l.run(t, `sed -n 's/.*"installation_id": "\([0-9a-f]*\)".*/\1/p' /var/lib/joist/node/node.json`))
 	l.off(t)
+	l.rescue(t, groupByHand)
 
 	l.install(t, `disk-list = ["vda"]`, "disk-list = [\"vda\"]\n[joist.disk]\nadopt = true\n[joist.install]\ninstallation = \""+id+"\"")
 	l.start(t, l.disks...)
 	if again := l.run(t, "cat /var/lib/joist/node/node.json"); strings.Contains(again, id) {
 		t.Error("the node still has the old installation's id")
 	}
-	l.want(t, "a file of local", "cat /var/lib/vz/template/iso/kept.iso", "image")
-	for _, g := range []guestOf{g, ct} {
-		g.start(t)
-		g.wantStatus(t, "running")
-		g.stop(t)
+	whole := func() {
+		t.Helper()
+		l.want(t, "a file of local", "cat /var/lib/vz/template/iso/kept.iso", "image")
+		for _, g := range []guestOf{g, ct} {
+			g.start(t)
+			g.wantStatus(t, "running")
+			g.stop(t)
+		}
 	}
+	whole()
+	l.off(t)
+	l.rescue(t, groupDamaged)
+	l.start(t, l.disks...)
+	whole()
 	l.task(t, taskTime, http.MethodDelete, "/nodes/"+l.Name+"/storage/local/content/local:iso/kept.iso", nil)
 }
 
 // TestLayoutReplace: a disk of a mirror is replaced by a blank one, and the new
 // one starts the node without the other. The first start runs a program once.
 func TestLayoutReplace(t *testing.T) {
+	t.Parallel()
 	l := newLayout(t, 2).byUEFI(t)
 	l.LAN.DNS(webName, webAddress)
 	l.serve(t, webAddress.String()+":80", http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {

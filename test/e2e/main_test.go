@@ -97,11 +97,16 @@ func cacheDir(t testing.TB, name string) string {
 	return dir
 }
 
+// making is held while a thing that tests share is made.
+var making sync.Mutex
+
 // base is a disk with an installed node, made once per image and key. Making
 // it is the test of the unattended installation.
 func base(t *testing.T) string {
 	t.Helper()
 	img, key := medium(t), sshKey(t)
+	making.Lock()
+	defer making.Unlock()
 	dir := cacheDir(t, img.sum[:16])
 	disk := filepath.Join(dir, "base.qcow2")
 	line := string(ssh.MarshalAuthorizedKey(key.PublicKey()))

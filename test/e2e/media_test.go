@@ -41,6 +41,8 @@ func foreign(t testing.TB, pkg, path string) string {
 	if _, err := os.Stat(path); err == nil {
 		return path
 	}
+	making.Lock()
+	defer making.Unlock()
 	dir := cacheDir(t, "packages")
 	unpacked := filepath.Join(dir, pkg, path)
 	if _, err := os.Stat(unpacked); err == nil {

@@ -104,6 +104,7 @@ func netMachine(t *testing.T, sw *lan.Switch, f vm.Firmware) vm.Config {
 // the script's address by a plain DHCP server, and ends at the installer's first
 // screen.
 func TestShortNetboot(t *testing.T) {
+	t.Parallel()
 	sw := vm.NewSwitch(t)
 	s := serveNetboot(t, sw, "")
 	sw.BootDHCP(func(*dhcpv4.DHCPv4) []dhcpv4.Modifier {
@@ -124,6 +125,7 @@ func TestShortNetboot(t *testing.T) {
 // UEFI's HTTP boot, beside a DHCP server that knows nothing of it, installs
 // itself with the answer of a labelled volume, and is a node.
 func TestNetbootInstall(t *testing.T) {
+	t.Parallel()
 	n := newNode(t)
 	s := serveNetboot(t, n.LAN, "auto")
 	s.proxy(n.LAN, "HTTPClient")
@@ -165,6 +167,7 @@ func httpOnly() []string {
 // TestNetbootPXE: GRUB by TFTP, under a BIOS as a plain DHCP server names it,
 // under UEFI as the proxy does.
 func TestNetbootPXE(t *testing.T) {
+	t.Parallel()
 	for _, f := range []vm.Firmware{vm.SeaBIOS, vm.OVMF} {
 		t.Run(f.String(), func(t *testing.T) {
 			sw := vm.NewSwitch(t)

@@ -11,6 +11,7 @@ import (
 // TestTemplateOldstable: the template of Debian 12 runs as a container, whole
 // as dpkg sees it, with an address and names.
 func TestTemplateOldstable(t *testing.T) {
+	t.Parallel()
 	archive := templateOf(t, "debian-12", "debian-12")
 	n := startNode(t, nil)
 	n.serveWeb(t)

@@ -57,6 +57,7 @@ ls /dev | grep -c '^zd' || true`
 // TestLayoutZFS: guests run from volumes of the pool, which survives a power
 // cut, and are still there after the node was installed over.
 func TestLayoutZFS(t *testing.T) {
+	t.Parallel()
 	l := newLayout(t, 1).byUEFI(t)
 	l.install(t, l.onZFS("raid0", "")...)
 	l.start(t, l.disks...)
@@ -106,6 +107,7 @@ func TestLayoutZFS(t *testing.T) {
 
 // TestLayoutZFSCutOff: the pool of a try that lost power is in nobody's way.
 func TestLayoutZFSCutOff(t *testing.T) {
+	t.Parallel()
 	l := newLayout(t, 1)
 	l.cutOff(t, "[started]  write configuration", l.onZFS("raid0", "")...)
 }
@@ -113,6 +115,7 @@ func TestLayoutZFSCutOff(t *testing.T) {
 // TestLayoutZFSMirror: either disk starts the node without the other, says so,
 // and the other one is taken back with what it missed.
 func TestLayoutZFSMirror(t *testing.T) {
+	t.Parallel()
 	l := newLayout(t, 2)
 	l.install(t, l.onZFS("raid1", "")...)
 	l.start(t, l.disks...)
@@ -144,7 +147,7 @@ func TestLayoutZFSMirror(t *testing.T) {
 	l.start(t, l.disks[0])
 	l.want(t, "files on the first disk", "cat /var/lib/vz/both /var/lib/vz/alone", "both\nalone")
 	l.cut(t)
-	l.rescue(t)
+	l.rescue(t, poolByHand)
 
 	// used without each other, the halves do not mix: the newer one counts
 	l.start(t, l.disks[1])
@@ -160,6 +163,7 @@ func TestLayoutZFSMirror(t *testing.T) {
 // survives installs on that many disks and starts without some of them, as the
 // lists say; then the second is replaced by a blank one, and the first pulled.
 func survives(t *testing.T, raid string, disks int, losses ...[]int) *layout {
+	t.Parallel()
 	l := newLayout(t, disks).byUEFI(t)
 	l.install(t, l.onZFS(raid, "")...)
 	l.start(t, l.disks...)
@@ -189,7 +193,7 @@ func TestLayoutZ10(t *testing.T) {
 	survives(t, "raid10", 4, []int{1}, []int{2}, []int{3}, []int{4}, []int{2, 3})
 }
 func TestLayoutZ1(t *testing.T) {
-	survives(t, "raidz-1", 3, []int{1}, []int{2}, []int{3}).rescue(t)
+	survives(t, "raidz-1", 3, []int{1}, []int{2}, []int{3}).rescue(t, poolByHand, poolDamaged)
 }
 func TestLayoutZ2(t *testing.T) {
 	survives(t, "raidz-2", 4, []int{1}, []int{2}, []int{3}, []int{4}, []int{1, 2})
@@ -200,6 +204,7 @@ func TestLayoutZ3(t *testing.T) {
 
 // TestLayoutReplaceZFS: the same in a pool.
 func TestLayoutReplaceZFS(t *testing.T) {
+	t.Parallel()
 	l := newLayout(t, 2).byUEFI(t)
 	l.install(t, l.onZFS("raid1", "")...)
 	l.replace(t, 2, func() { l.want(t, "pool", poolState, "ONLINE") })

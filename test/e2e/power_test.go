@@ -55,6 +55,7 @@ func number(t *testing.T, name string, otherwise int) int {
 // same name, and is not written to. The last image is booted to its API. The
 // answer is the tests', changed by pairs of old and new text.
 func powerCuts(t *testing.T, cuts int, seed uint64, changes ...string) {
+	t.Parallel()
 	x := newInstaller(t, changes...)
 	recorded, nbd := x.serve(t, "record", faults.Create)
 	x.plug(t, "record", vm.Disk{NBD: nbd})

@@ -1,6 +1,9 @@
 package e2e
 
 import (
+	"os"
+	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -13,22 +16,11 @@ import (
 // gets them back, root gets another password, a slot is chosen. Then the disk
 // that was mended starts the node without the other one.
 func TestRescueVerbs(t *testing.T) {
+	t.Parallel()
 	l := newLayout(t, 2)
 	l.install(t, `disk-list = ["vda"]`, "disk-list = [\"vda\", \"vdb\"]\n[joist.disk]\nraid = \"raid1\"")
-	c := l.config(l.img)
-	c.Media, c.Disks = []vm.Medium{{Path: l.img.path}}, attached(l.disks)
-	m := vm.Run(t, c)
+	m, shell := l.startRescue(t)
 	ctx := within(t, 2*node.BootTime)
-	if err := node.ChooseRescue(ctx, m); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := m.WaitFor(ctx, "mounted local read-only on /mnt/local"); err != nil {
-		t.Fatal(err)
-	}
-	shell := &terminal{Console: m.Serial(0)}
-	if err := shell.login(ctx, ""); err != nil {
-		t.Fatal(err)
-	}
 	const most = 5 * time.Minute
 	shell.run(t, most, "dd if=/dev/zero of=/dev/vdb2 bs=1M count=4 conv=fsync 2>&1")
 	shell.run(t, most, "dd if=/dev/zero of=/dev/vdb bs=440 count=1 conv=fsync 2>&1")
@@ -41,12 +33,13 @@ func TestRescueVerbs(t *testing.T) {
 	const other = "quite another one"
 	out = shell.run(t, most, "printf '"+other+`\n`+other+`\n`+"' | joist-install password 2>&1")
 	wantLines(t, out, "root's password is set", "mounted state read-only on /mnt/state")
+	shell.run(t, most, "joist-init keymap de")
 	wantLines(t, shell.run(t, most, "cd /tmp && f=$(joist-init support) && tar -tzf $f"), "mnt/state/lib/joist/install/journal.json", "commands/facts.txt")
 	if err := m.Kill(); err != nil {
 		t.Fatal(err)
 	}
 
-	c = l.config(l.img)
+	c := l.config(l.img)
 	c.Disks = attached(l.disks[1:])
 	l.Machine = vm.Run(t, c)
 	ip, err := l.LAN.WaitLease(within(t, node.BootTime), l.MAC)
@@ -60,6 +53,103 @@ func TestRescueVerbs(t *testing.T) {
 	if err := node.WaitLogin(within(t, node.BootTime), api, other); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// startRescue boots the medium's rescue entry, which mounts the volumes
+// read-only, and returns its shell.
+func (l *layout) startRescue(t *testing.T) (*vm.Machine, *terminal) {
+	t.Helper()
+	c := l.machine()
+	c.Media, c.Disks = []vm.Medium{{Path: l.img.path}}, l.attached(l.disks)
+	m := vm.Run(t, c)
+	ctx := within(t, 2*node.BootTime)
+	if err := node.ChooseRescue(ctx, m); err != nil {
+		t.Fatal(err)
+	}
+	for _, v := range []string{"state", "local"} {
+		if _, err := m.WaitFor(ctx, "mounted "+v+" read-only on /mnt/"+v); err != nil {
+			t.Fatal(err)
+		}
+	}
+	shell := &terminal{Console: m.Serial(0)}
+	if err := shell.login(ctx, ""); err != nil {
+		t.Fatal(err)
+	}
+	return m, shell
+}
+
+// A part of docs/recovery.md: what is done to the disks first, and the words
+// before its commands and after them.
+type recovery struct{ damage, from, to string }
+
+var (
+	groupByHand  = recovery{"", "LVM on one disk, with a guest's disk:", "A mirror is started first"}
+	mirrorByHand = recovery{"", "A mirror is started first", "A ZFS pool opens for reading only"}
+	poolByHand   = recovery{"", "A ZFS pool opens for reading only", "Name every disk of a pool"}
+	// the label and the header of LVM's text, but not the text
+	groupDamaged = recovery{"vgchange -an joist && dd if=/dev/zero of=/dev/vda5 bs=512 count=9 conv=fsync", "A volume group is described", "A pool that does not open"}
+	poolDamaged  = recovery{"", "A pool that does not open", ""}
+)
+
+// rescue looks at the disks in the rescue system, which mounts them and then
+// does what the documentation says.
+func (l *layout) rescue(t *testing.T, parts ...recovery) {
+	t.Helper()
+	m, shell := l.startRescue(t)
+	if len(parts) > 0 {
+		shell.run(t, zfsTime, "umount /mnt/state /mnt/local")
+	}
+	for _, part := range parts {
+		if part.damage != "" {
+			shell.run(t, zfsTime, part.damage)
+		}
+		newest := ""
+		for _, command := range part.commands(t) {
+			out := shell.run(t, 5*time.Minute, strings.ReplaceAll(command, "metadata_offset=12800", "metadata_offset="+newest))
+			if all := metadataAt.FindAllStringSubmatch(out, -1); all != nil {
+				newest = all[len(all)-1][1]
+			}
+		}
+	}
+	if err := m.Kill(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+var metadataAt = regexp.MustCompile(`metadata at (\d+) length \d+ crc \S+ vg joist`)
+
+// commands are the part's commands, with the names of a machine's disks.
+func (r recovery) commands(t *testing.T) []string {
+	t.Helper()
+	root, err := vm.Root()
+	if err != nil {
+		t.Fatal(err)
+	}
+	page, err := os.ReadFile(filepath.Join(root, "docs", "recovery.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, text, ok := strings.Cut(string(page), r.from)
+	if r.to != "" && ok {
+		text, _, ok = strings.Cut(text, r.to)
+	}
+	if !ok {
+		t.Fatalf("docs/recovery.md has no part from %q to %q", r.from, r.to)
+	}
+	var out []string
+	for i, block := range strings.Split(text, "```\n") {
+		if i%2 == 0 {
+			continue
+		}
+		for line := range strings.Lines(block) {
+			command, _, _ := strings.Cut(line, " # ")
+			out = append(out, strings.TrimSpace(strings.ReplaceAll(command, "/dev/sd", "/dev/vd")))
+		}
+	}
+	if len(out) < 3 {
+		t.Fatalf("docs/recovery.md has %d commands from %q to %q", len(out), r.from, r.to)
+	}
+	return out
 }
 
 func wantLines(t *testing.T, out string, want ...string) {

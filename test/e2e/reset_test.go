@@ -11,6 +11,7 @@ import (
 // TestNodeReset: a node is made anew on its own disk, without a medium, under
 // another name and with its data, then without.
 func TestNodeReset(t *testing.T) {
+	t.Parallel()
 	const renamed = "node2.test.example"
 	n := startNode(t, nil)
 	n.run(t, "echo kept > /var/lib/vz/template/iso/kept.txt; sync")

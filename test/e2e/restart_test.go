@@ -18,6 +18,7 @@ import (
 // in the drive, first in the boot order, it starts what it installed: three
 // restarts, one installation.
 func TestMediumLeft(t *testing.T) {
+	t.Parallel()
 	img := medium(t)
 	img.path = imageWith(t, "--answer", answerFile(t))
 	disk := filepath.Join(t.TempDir(), "disk.qcow2")
@@ -102,6 +103,7 @@ func imageWith(t *testing.T, option string, text []byte) string {
 
 // TestAddressChange: the node follows its lease, while it runs and at a boot.
 func TestAddressChange(t *testing.T) {
+	t.Parallel()
 	const leaseTime = time.Minute
 	n := startNode(t, func(_ *vm.Config, sw *lan.Switch) { sw.SetLeaseTime(leaseTime) })
 	id := n.installation(t)

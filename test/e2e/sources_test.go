@@ -88,6 +88,7 @@ func serveTLS(t *testing.T, l net.Listener, h http.Handler) string {
 // two cards as one, and reports. The medium's program runs once, before the node
 // has its network. A card that is added later takes no other's name.
 func TestUnattendedHTTP(t *testing.T) {
+	t.Parallel()
 	const secondMAC = "52:54:00:4a:00:02"
 	l := newLayout(t, 1)
 	at, err := l.LAN.Listen("10.77.0.2:443")
@@ -210,6 +211,7 @@ cat Boot$n-$g | tail -c +11 | tr -d '\0' | head -c 5; echo`
 // installed disk by the entry that the installer made.
 func firmwareLayout(t *testing.T, f vm.Firmware) *layout {
 	t.Helper()
+	t.Parallel()
 	l := newLayout(t, 1)
 	c := l.config(l.img)
 	c.Firmware, c.Vars = f, filepath.Join(t.TempDir(), "vars.fd")

@@ -15,6 +15,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -27,33 +28,41 @@ import (
 // once and kept beside the installed disks.
 func sshKey(t testing.TB) ssh.Signer {
 	t.Helper()
-	path := filepath.Join(cacheDir(t, ""), "id_ed25519")
-	text, err := os.ReadFile(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		text = newKey(t)
-		err = os.WriteFile(path, text, 0o600)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	key, err := ssh.ParsePrivateKey(text)
+	dir := cacheDir(t, "")
+	key, err := theKey(filepath.Join(dir, "id_ed25519"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	return key
 }
 
-func newKey(t testing.TB) []byte {
-	t.Helper()
+var keyLock sync.Mutex
+
+func theKey(path string) (ssh.Signer, error) {
+	keyLock.Lock()
+	defer keyLock.Unlock()
+	text, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		if text, err = newKey(); err == nil {
+			err = os.WriteFile(path, text, 0o600)
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	return ssh.ParsePrivateKey(text)
+}
+
+func newKey() ([]byte, error) {
 	_, key, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {
-		t.Fatal(err)
+		return nil, err
 	}
 	block, err := ssh.MarshalPrivateKey(key, "joist test")
 	if err != nil {
-		t.Fatal(err)
+		return nil, err
 	}
-	return pem.EncodeToMemory(block)
+	return pem.EncodeToMemory(block), nil
 }
 
 // connect opens the connection, or uses the one that is open.

@@ -47,6 +47,7 @@ func fatStick(t *testing.T, files map[string]string) string {
 // Secure Boot and 4 GiB starts from it, and needs it no longer when its menu has
 // gone: it is pulled before the installer begins.
 func TestStickWithFiles(t *testing.T) {
+	t.Parallel()
 	img := medium(t)
 	dir := filepath.Join(t.TempDir(), "files")
 	if err := vm.ExtractFile(within(t, time.Minute), img.path, "/", dir); err != nil {
@@ -79,6 +80,7 @@ func TestStickWithFiles(t *testing.T) {
 // TestStickWithISO: the image lies as a file on a stick with exFAT, as Ventoy
 // has it, and a loader of that stick has started kernel and initrd out of it.
 func TestStickWithISO(t *testing.T) {
+	t.Parallel()
 	img := medium(t)
 	dir := t.TempDir()
 	kernel, initrd, list := filepath.Join(dir, "vmlinuz"), filepath.Join(dir, "initrd"), filepath.Join(dir, "joist")

@@ -49,6 +49,7 @@ func inRescue(t *testing.T, c vm.Config) (*vm.Machine, *terminal) {
 // compiled, and its programs agree with it. The rescue system imports nothing
 // by itself.
 func TestZFSModule(t *testing.T) {
+	t.Parallel()
 	img := medium(t)
 	m, shell := inRescue(t, vm.Config{Accel: img.accel, Media: []vm.Medium{{Path: img.path}}})
 	run := func(command string) string {
@@ -133,6 +134,7 @@ func signedMedium(t *testing.T) (iso string, cert []byte) {
 // TestZFSSecureBoot: under Secure Boot the kernel loads modules that were
 // signed with a key that is enrolled, and none that was touched since.
 func TestZFSSecureBoot(t *testing.T) {
+	t.Parallel()
 	img := medium(t) // for the tools and the kind of processor
 	iso, cert := signedMedium(t)
 	vars := filepath.Join(t.TempDir(), "vars.fd")
