@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"os"
 	"os/exec"
@@ -115,10 +116,11 @@ func TestDiskImageBIOS512(t *testing.T) {
 		}
 	}
 	n.Machine = vm.Run(t, c)
-	if _, err := n.WaitFor(within(t, node.BootTime), "the disk was marked as not finished by its installer"); err != nil {
-		t.Fatalf("%v; it said last:\n%s", err, n.Serial(0).Tail(60))
-	}
 	n.login(t)
+	n.until(t, "the disk is a finished node's", func(ctx context.Context) error {
+		_, err := n.try(ctx, t, `grep "marked as not finished by its installer; it is finished now" /run/joist/boot.log`)
+		return err
+	})
 	n.wantDisk(t, "joist-bios joist-esp joist-a joist-b joist-data")
 	n.want(t, "answer on the boot partition", `head -c 256M /dev/vda2 | grep -ac "`+password+`"; true`, "0")
 	n.restart(t)

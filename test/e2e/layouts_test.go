@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -327,8 +328,9 @@ func TestLayoutAdopt(t *testing.T) {
 	l.task(t, taskTime, http.MethodDelete, "/nodes/"+l.Name+"/storage/local/content/local:iso/kept.iso", nil)
 }
 
-// TestLayoutReplace: a disk of a mirror is replaced by a blank one, and the new
-// one starts the node without the other. The first start runs a program once.
+// TestLayoutReplace: a disk of a mirror that is gone is replaced by a blank one,
+// that one by another while it is there, which starts the node without the
+// first. The first start runs a program once.
 func TestLayoutReplace(t *testing.T) {
 	t.Parallel()
 	l := newLayout(t, 2).byUEFI(t)
@@ -338,6 +340,7 @@ func TestLayoutReplace(t *testing.T) {
 	}))
 	l.install(t, `disk-list = ["vda"]`, "disk-list = [\"vda\", \"vdb\"]\nlvm.hdsize = 20\n[joist.disk]\nraid = \"raid1\"\n[first-boot]\nsource = \"from-url\"\nurl = \"http://"+webName+"/program\"")
 	l.replace(t, 2, func() { l.want(t, "mirror", mirrorHas, "2\n0\nvda5\nvdb5") })
+	l.exchange(t, 2, func() { l.want(t, "mirror", mirrorHas, "2\n0\nvda5\nvdc5") })
 	l.start(t, l.disks[1])
 	l.want(t, "mirror on the new disk", mirrorHas, "2\n1\nvda5")
 	l.want(t, "files of before", "cat /var/lib/vz/both /var/lib/vz/program", "both\nonce")
@@ -380,4 +383,27 @@ func (l *layout) replace(t *testing.T, n int, whole func()) {
 	whole()
 	l.want(t, "alerts", "joist node alerts", "")
 	l.off(t)
+}
+
+// exchange puts a blank disk beside the others, replaces the n-th by it, which
+// is there, and switches the node off.
+func (l *layout) exchange(t *testing.T, n int, whole func()) {
+	t.Helper()
+	blank := filepath.Join(t.TempDir(), "blank.qcow2")
+	if err := vm.CreateDisk(t.Context(), blank, node.DiskSize); err != nil {
+		t.Fatal(err)
+	}
+	l.start(t, append(slices.Clone(l.disks), blank)...)
+	name := func(i int) string { return "vd" + string(rune('a'+i)) }
+	command := "joist node disk replace " + name(n-1) + " " + name(len(l.disks))
+	out, err := l.try(within(t, replaceTime), t, command+" --check 2>&1 && "+command+" 2>&1")
+	if err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	t.Logf("exchanged\n%s", out)
+	whole()
+	l.want(t, "alerts", "joist node alerts", "")
+	l.want(t, "the old disk's table", "dd if=/dev/"+name(n-1)+" bs=512 skip=1 count=1 2>/dev/null | grep -c 'EFI PART' || true", "0")
+	l.off(t)
+	l.disks[n-1] = blank
 }

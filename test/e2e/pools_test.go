@@ -208,6 +208,7 @@ func TestLayoutReplaceZFS(t *testing.T) {
 	l := newLayout(t, 2).byUEFI(t)
 	l.install(t, l.onZFS("raid1", "")...)
 	l.replace(t, 2, func() { l.want(t, "pool", poolState, "ONLINE") })
+	l.exchange(t, 2, func() { l.want(t, "pool", poolState, "ONLINE") })
 	l.start(t, l.disks[1])
 	l.want(t, "pool on the new disk", poolState, "DEGRADED")
 	l.want(t, "a file of before", "cat /var/lib/vz/both", "both")
