@@ -231,7 +231,7 @@ func TestVolumeGoesByUUID(t *testing.T) {
 	}
 	vg := "lgwFzo-QM52-adFd-n3oS-sYbY-Unvx-tbFQuO"
 	own := "LVM-lgwFzoQM52adFdn3oSsYbYUnvxtbFQuO"
-	add("dm-0", "joist-system", "JOIST-00")
+	add("dm-0", "joist_system", "JOIST-00")
 	add("dm-1", "joist-state", "LVM-"+strings.Repeat("x", 64))
 	add("dm-2", "joist-state", own+strings.Repeat("y", 32))
 	add("dm-3", "joist-vm--100--state", own+strings.Repeat("z", 32))

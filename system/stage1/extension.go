@@ -88,7 +88,7 @@ func (b *boot) mountExtension(device io.ReaderAt, x imageboot.Extension, at int6
 		return err
 	}
 	// dm-verity's data begins where its device does.
-	part, err := dm.Create("joist-ext-"+x.Name+"-raw", "JOIST-EXT-RAW-"+x.VerityRoot[:32], dm.Linear(b.device, at, x.Size))
+	part, err := dm.Create("joist_ext_"+x.Name+"_raw", "JOIST-EXT-RAW-"+x.VerityRoot[:32], dm.Linear(b.device, at, x.Size))
 	if err != nil {
 		return err
 	}
@@ -96,7 +96,7 @@ func (b *boot) mountExtension(device io.ReaderAt, x imageboot.Extension, at int6
 	if err != nil {
 		return err
 	}
-	node, err := dm.Create("joist-ext-"+x.Name, "JOIST-EXT-"+x.VerityRoot[:32], t)
+	node, err := dm.Create("joist_ext_"+x.Name, "JOIST-EXT-"+x.VerityRoot[:32], t)
 	if err != nil {
 		return err
 	}

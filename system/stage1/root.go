@@ -53,7 +53,8 @@ func (b *boot) verity(context.Context) error {
 	if err != nil {
 		return &problem{err, hint}
 	}
-	node, err := dm.Create("joist-system", "JOIST-"+b.opt.Verity[:32], t)
+	// not "joist-…": LVM would take it for a volume of a group joist
+	node, err := dm.Create("joist_system", "JOIST-"+b.opt.Verity[:32], t)
 	if err != nil {
 		return &problem{err, hint}
 	}

@@ -62,8 +62,8 @@ func TestExtensions(t *testing.T) {
 			t.Errorf("%s: %q, want %q in it", what, got, c.want)
 		}
 	}
-	l.want(t, "devices with hash trees", "ls /sys/block/*/dm/name | xargs cat | grep ^joist-ext | sort | tr '\\n' ' '",
-		"joist-ext-ceph joist-ext-ceph-raw joist-ext-gluster joist-ext-gluster-raw joist-ext-openvswitch joist-ext-openvswitch-raw")
+	l.want(t, "devices with hash trees", "ls /sys/block/*/dm/name | xargs cat | grep ^joist_ext_ | sort | tr '\\n' ' '",
+		"joist_ext_ceph joist_ext_ceph_raw joist_ext_gluster joist_ext_gluster_raw joist_ext_openvswitch joist_ext_openvswitch_raw")
 	l.want(t, "root hashes on the command line", "tr ' ' '\\n' </proc/cmdline | grep -c ^joist.ext=", "3")
 	if out := l.run(t, "touch /usr/x 2>&1 || true"); !strings.Contains(out, "Read-only file system") {
 		t.Errorf("the system can be written to: %q", out)
