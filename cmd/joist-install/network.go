@@ -88,7 +88,7 @@ type askers struct {
 
 func (a *askers) Offers(ctx context.Context) ([]fetch.Offer, error) {
 	offers, err := a.s.net.Ask(ctx, cardNames(*a.f))
-	if err == nil {
+	if len(offers) > 0 {
 		a.f.Leases = leases(offers)
 	}
 	return offers, err

@@ -29,6 +29,9 @@ const (
 	answerDir  = "/run/joist/answer"
 )
 
+// volumeTime is how long a volume is waited for that is the only place to look.
+const volumeTime = 30 * time.Second
+
 // findAnswer loads the file that was named, or looks where search says: on the
 // medium, at the server that the medium names, on a labelled volume, at the
 // server that the network names. The first place that has something counts.
@@ -55,12 +58,18 @@ func (s *session) findAnswer(ctx context.Context, search fetch.Search, f *probe.
 	}
 	if is(fetch.Auto, fetch.Partition) {
 		a, found, ok := s.onVolume(search.Label)
+		if !ok && is(fetch.Partition) { // the only place that is asked; a USB stick may be slow
+			s.say("No volume with the answer yet; waiting for one for up to %v.", volumeTime)
+		}
+		for end := time.Now().Add(volumeTime); !ok && is(fetch.Partition) && time.Now().Before(end) && sleep(ctx, time.Second); {
+			a, found, ok = s.onVolume(search.Label)
+		}
 		if ok {
 			return a, found
 		}
 	}
 	if is(fetch.Auto, fetch.URL) {
-		a, found := s.fromServer(ctx, search.Source, f, img)
+		a, found := s.fromServer(ctx, search.Source, f, img, is(fetch.Auto))
 		return a, append(fl, found...)
 	}
 	fl.Stopf("answer-not-found", answerName, "put it into the medium (joist build iso --answer FILE), or attach exactly one volume labelled "+ourLabel+" or "+theirLabel+" with the file "+answerName,
@@ -107,8 +116,9 @@ func (s *session) onVolume(label string) (a answer.Answer, fl finding.List, ok b
 	return a, nil, false
 }
 
-// fromServer asks a server, for ten minutes if need be.
-func (s *session) fromServer(ctx context.Context, from answer.Source, f *probe.Facts, img plan.Image) (answer.Answer, finding.List) {
+// fromServer asks a server, for ten minutes if need be. A labelled volume that
+// is attached meanwhile counts, where volumes are asked, too.
+func (s *session) fromServer(ctx context.Context, from answer.Source, f *probe.Facts, img plan.Image, volumes bool) (answer.Answer, finding.List) {
 	body, err := fetch.Identity(*f, img)
 	if err != nil {
 		var fl finding.List
@@ -116,7 +126,21 @@ func (s *session) fromServer(ctx context.Context, from answer.Source, f *probe.F
 		return answer.Answer{}, fl
 	}
 	finder := fetch.Finder{Net: &askers{s: s, f: f, body: body}, Say: s.say, Sleep: sleep, Now: time.Now}
+	var late struct {
+		answer answer.Answer
+		found  finding.List
+		ok     bool
+	}
+	if volumes {
+		finder.Else = func() bool {
+			late.answer, late.found, late.ok = s.onVolume("")
+			return late.ok
+		}
+	}
 	reply, source, fl := finder.Find(ctx, from)
+	if late.ok {
+		return late.answer, late.found
+	}
 	if fl.Stops() {
 		return answer.Answer{}, fl
 	}

@@ -2,6 +2,8 @@ package main
 
 import (
 	"context"
+	"crypto/rand"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"path/filepath"
@@ -11,7 +13,11 @@ import (
 	"joist/hypervisor/server"
 	nodeapi "joist/hypervisor/server/node"
 	"joist/image/boot"
+	"joist/image/disk"
 	"joist/installer/answer"
+	"joist/installer/plan"
+	"joist/installer/probe"
+	"joist/internal/finding"
 	"joist/system/bootdisk"
 )
 
@@ -19,7 +25,9 @@ import (
 type resetter struct {
 	others func() []string // further nodes of the cluster
 	guests membership.Guests
-	start  func(ctx context.Context, answer []byte, keep bool) error
+	// plan is what the installer would find against the answer.
+	plan  func(ctx context.Context, a answer.Answer, keep bool) (finding.List, error)
+	start func(ctx context.Context, answer []byte, keep bool) error
 }
 
 // resetter is that of this node.
@@ -35,6 +43,15 @@ func (d *daemon) resetter(guests membership.Guests) resetter {
 				}
 			}
 			return out
+		},
+		plan: func(ctx context.Context, a answer.Answer, keep bool) (finding.List, error) {
+			system := booted(filepath.Join(d.p.sys, "proc"))
+			if system == nil {
+				return nil, nil // start says so
+			}
+			m := probe.Real()
+			m.Root = d.p.sys
+			return planReset(ctx, *system, m.Facts, a, keep)
 		},
 		start: func(ctx context.Context, answer []byte, keep bool) error {
 			system := booted(filepath.Join(d.p.sys, "proc"))
@@ -60,6 +77,13 @@ func (r resetter) reset(ctx context.Context, x nodeapi.Reset) error {
 		if why := a.Disk.MemberCount(1); why != "" {
 			return server.ParamErrorf("answer", "the node is made anew on its one disk: %s", why)
 		}
+		fs, err := r.plan(ctx, a, x.KeepData)
+		if err != nil {
+			return server.Errorf("prepare the reset: %v", err)
+		}
+		if fs.Stops() {
+			return server.ParamErrorf("answer", "%v", fs.Err())
+		}
 	}
 	err := r.start(ctx, []byte(x.Answer), x.KeepData)
 	switch {
@@ -71,4 +95,42 @@ func (r resetter) reset(ctx context.Context, x nodeapi.Reset) error {
 		return server.Errorf("prepare the reset: %v", err)
 	}
 	return nil
+}
+
+// planReset has the installer's plan made as it will be at the next start, when
+// nobody is there to change the answer.
+func planReset(ctx context.Context, system bootdisk.System, look func() probe.Facts, a answer.Answer, keep bool) (finding.List, error) {
+	program := "/joist/" + answer.ProgramFile
+	own, files, err := system.Files(ctx, boot.PathManifest(system.Slot), boot.PathModuleKey, program)
+	text, ok := files[boot.PathManifest(system.Slot)]
+	if errors.Is(err, bootdisk.ErrMirror) || err == nil && !ok {
+		return nil, nil // start refuses such a system
+	}
+	if err != nil {
+		return nil, err
+	}
+	img := plan.Image{Program: files[program]}
+	if img.Manifest, err = boot.DecodeManifest(text); err != nil {
+		return nil, err
+	}
+	if key, ok := files[boot.PathModuleKey]; ok {
+		img.ModuleKey = fmt.Sprintf("%x", sha256.Sum256(key))
+	}
+	f := look()
+	marks := disk.Unfinished | disk.InPlace
+	if keep {
+		marks |= disk.KeepsData
+	}
+	f.InPlace = &probe.InPlace{Disk: own.Name, Slot: string(system.Slot), Table: own.Table.Marked(marks)}
+	for i := range f.Disks {
+		if f.Disks[i].Name == own.Name {
+			f.Disks[i].InUse = nil // by this node, which will not run then
+		}
+	}
+	id, err := plan.NewIdentity(rand.Reader)
+	if err != nil {
+		return nil, err
+	}
+	_, fs := plan.Make(f, a, img, id)
+	return fs, nil
 }

@@ -8,7 +8,11 @@ import (
 
 	nodeapi "joist/hypervisor/server/node"
 	"joist/image/boot"
+	"joist/installer/answer"
+	"joist/installer/probe"
+	"joist/internal/finding"
 	"joist/system/bootdisk"
+	"joist/system/bootdisk/bootdisktest"
 )
 
 // someGuests are those that run.
@@ -34,12 +38,18 @@ func TestReset(t *testing.T) {
 		{name: "guests, forced", guests: someGuests{100}, r: nodeapi.Reset{Force: true}},
 		{name: "a wrong answer", r: nodeapi.Reset{Answer: "[global]\nfqdm = 1\n"}, want: "Parameter"},
 		{name: "an answer for a mirror", r: nodeapi.Reset{Answer: strings.Replace(whole, `["vda"]`, "[\"vda\", \"vdb\"]\n[joist.disk]\nraid = \"raid1\"", 1)}, want: "Parameter"},
+		{name: "an answer that the installer would stop at", r: nodeapi.Reset{Answer: strings.Replace(whole, `"ext4"`, `"btrfs"`, 1)}, want: "Parameter"},
 		{name: "a large answer", start: bootdisk.ErrAnswerTooLarge, want: "Parameter"},
 		{name: "an old boot partition", start: fmt.Errorf("x: %w", boot.ErrNotInPlace), want: "install from the ISO"},
 		{name: "a mirror", start: bootdisk.ErrMirror, want: "several disks"},
 	} {
 		started := ""
-		r := resetter{others: func() []string { return c.others }, guests: c.guests, start: func(_ context.Context, a []byte, keep bool) error {
+		r := resetter{others: func() []string { return c.others }, guests: c.guests, plan: func(_ context.Context, a answer.Answer, _ bool) (fs finding.List, _ error) {
+			if a.Disk.Filesystem == answer.Btrfs {
+				fs.Stopf("btrfs-not-offered", "", "", "there is no layout on btrfs")
+			}
+			return fs, nil
+		}, start: func(_ context.Context, a []byte, keep bool) error {
 			started = fmt.Sprint(len(a), keep)
 			return c.start
 		}}
@@ -50,5 +60,39 @@ func TestReset(t *testing.T) {
 		if c.want != "" && c.start == nil && started != "" {
 			t.Errorf("%s: it was refused and is prepared", c.name)
 		}
+	}
+}
+
+// TestPlanReset: what the installer would stop at is found while the node still
+// runs, and its own use of the disk is no obstacle.
+func TestPlanReset(t *testing.T) {
+	const guid = "10000000-0000-4000-8000-000000000001"
+	ds := []bootdisk.Disk{bootdisktest.Install(t, guid, bootdisktest.NewBuild(t, "0123456789abcdef"), boot.Fresh())}
+	system := bootdisktest.System(t, guid, &ds)
+	look := func() probe.Facts {
+		return probe.Facts{Disks: []probe.Disk{{Name: ds[0].Name, Size: 64 << 30, Sector: 512, InUse: []string{"dm-3"}}}}
+	}
+	const text = "[global]\nkeyboard = \"de\"\ncountry = \"at\"\ntimezone = \"UTC\"\nfqdn = \"n2.example.com\"\nmailto = \"a@example.com\"\nroot-password = \"longenough\"\n" +
+		"[network]\nsource = \"from-dhcp\"\n[first-boot]\nsource = \"from-iso\"\n[disk-setup]\nfilesystem = \"ext4\"\ndisk-list = [\"vda\"]\n"
+	a, fs := answer.Load(strings.NewReader(text), "answer")
+	if fs.Stops() {
+		t.Fatal(fs.Err())
+	}
+	fs, err := planReset(t.Context(), system, look, a, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := map[string]bool{}
+	for _, f := range fs {
+		if f.Level == finding.Stop {
+			got[f.Code] = true
+		}
+	}
+	if !got["first-boot-missing"] || !got["no-nic"] || got["disk-in-use"] || got["medium-incomplete"] {
+		t.Errorf("the installer would stop at %v", got)
+	}
+	ds = append(ds, bootdisktest.Install(t, guid[:35]+"2", bootdisktest.NewBuild(t, "0123456789abcdef"), boot.Fresh()))
+	if fs, err := planReset(t.Context(), system, look, a, true); err != nil || fs != nil {
+		t.Errorf("of several disks: %v, %v", fs, err)
 	}
 }

@@ -203,6 +203,7 @@ type fakeNet struct {
 	text   string
 	asked  answer.Source
 	n, m   int
+	waits  int // tries until the last card has a lease
 }
 
 func (f *fakeNet) Offers(context.Context) ([]Offer, error) {
@@ -211,8 +212,8 @@ func (f *fakeNet) Offers(context.Context) ([]Offer, error) {
 	}
 	o := f.offers[min(f.n, len(f.offers)-1)]
 	f.n++
-	if o == nil {
-		return nil, errors.New("no DHCP server answers on eth0")
+	if o == nil || f.n < f.waits {
+		return o, errors.New("no DHCP server answers on eth1")
 	}
 	return o, nil
 }
@@ -268,6 +269,7 @@ func TestFind(t *testing.T) {
 		{"a pin of one's own", fakeNet{offers: [][]Offer{{plainOffer}}, txt: txt}, answer.Source{Fingerprint: strings.Repeat("b", 64)}, "https://dns.example/a", strings.Repeat("b", 64), "", 1},
 		{"given", fakeNet{offers: [][]Offer{{named}}}, answer.Source{URL: "http://given.example/"}, "http://given.example/", "", "", 1},
 		{"late lease, late server", fakeNet{offers: [][]Offer{nil, nil, {named}}, posts: []error{refused, &StatusError{Code: 404}, &StatusError{Code: 503}, nil}}, answer.Source{}, "https://192.0.2.1/a", pin, "", 4},
+		{"the second card's lease names it", fakeNet{offers: [][]Offer{{plainOffer}, {plainOffer}, {plainOffer, named}}, waits: 3}, answer.Source{}, "https://192.0.2.1/a", pin, "", 1},
 		{"nobody names one", fakeNet{offers: [][]Offer{{plainOffer}}}, answer.Source{}, "", "", "answer-not-found", 0},
 		{"two records", fakeNet{offers: [][]Offer{{plainOffer}}, txt: map[string][]string{"proxmox-auto-installer.lab.example": {"https://a", "https://b"}}}, answer.Source{}, "", "", "answer-source-invalid", 0},
 		{"a bad address", fakeNet{offers: [][]Offer{{{Card: "eth0", URL: "tftp://x"}}}}, answer.Source{}, "", "", "answer-source-invalid", 0},
@@ -303,6 +305,12 @@ func TestFind(t *testing.T) {
 	f := Finder{Net: &fakeNet{}, Say: func(string, ...any) {}, Now: time.Now, Sleep: func(context.Context, time.Duration) bool { return false }}
 	if _, _, fs := f.Find(t.Context(), answer.Source{}); !fs.Stops() {
 		t.Error("an interrupted search goes on")
+	}
+	asked := 0
+	f.Sleep = func(context.Context, time.Duration) bool { return true }
+	f.Else = func() bool { asked++; return asked == 2 }
+	if r, _, fs := f.Find(t.Context(), answer.Source{}); fs.Stops() || r.Text != nil || asked != 2 {
+		t.Errorf("an answer elsewhere: %v after %d looks", fs, asked)
 	}
 }
 

@@ -61,8 +61,8 @@ func Pauses() []time.Duration {
 
 // Network is how Finder reaches servers.
 type Network interface {
-	// Offers asks for a lease on every card that has a link and none yet; the
-	// error says why there is no lease at all.
+	// Offers asks for a lease on every card that has a link and none yet. The
+	// error says which cards had no answer; offers beside it are good.
 	Offers(ctx context.Context) ([]Offer, error)
 	TXT(ctx context.Context, o Offer, name string) ([]string, error)
 	Post(ctx context.Context, s answer.Source) (Reply, error)
@@ -75,6 +75,9 @@ type Finder struct {
 	Say   func(format string, args ...any)                // progress, a line each
 	Sleep func(ctx context.Context, d time.Duration) bool // false: interrupted
 	Now   func() time.Time
+	// Else, before each further try, says that the answer is at another place by
+	// now: Find ends without one. nil: there is no other place.
+	Else func() bool
 }
 
 // errNobody says that the networks answer and name no server.
@@ -113,17 +116,23 @@ func (f Finder) Find(ctx context.Context, s answer.Source) (Reply, answer.Source
 			fs.Stopf("answer-server-silent", host(from.URL), "start the installation again", "the search was interrupted")
 			return r, from, fs
 		}
+		if f.Else != nil && f.Else() {
+			return r, from, nil
+		}
 	}
 }
 
 // once makes one try; a source that cannot be used is a finding.List.
 func (f Finder) once(ctx context.Context, s answer.Source) (answer.Source, Reply, error) {
-	offers, err := f.Net.Offers(ctx)
-	if err != nil {
-		return s, Reply{}, err
+	offers, waits := f.Net.Offers(ctx)
+	if len(offers) == 0 && waits != nil {
+		return s, Reply{}, waits
 	}
 	if s.URL == "" {
 		found, err := f.discover(ctx, offers)
+		if errors.Is(err, errNobody) && waits != nil { // another card's lease may name one
+			err = waits
+		}
 		if err != nil {
 			return s, Reply{}, err
 		}

@@ -63,7 +63,7 @@ func hasLink(card string) bool {
 
 // Ask asks for a lease on each of the cards that has a link and no lease, all
 // at the same time, and gives them their addresses. It returns all leases in
-// the cards' order; the error says why there is none.
+// the cards' order; the error says which cards got none, or that none has a link.
 func (w *Wire) Ask(ctx context.Context, cards []string) ([]fetch.Offer, error) {
 	var wait sync.WaitGroup
 	got, errs := make([]*fetch.Offer, len(cards)), make([]error, len(cards))
@@ -100,14 +100,11 @@ func (w *Wire) Ask(ctx context.Context, cards []string) ([]fetch.Offer, error) {
 		out = append(out, *o)
 	}
 	w.offers = out
-	switch err := errors.Join(errs...); {
-	case len(out) > 0:
-		return out, nil
-	case err != nil:
-		return nil, err
-	default:
-		return nil, errors.New("no network card has a link")
+	err := errors.Join(errs...)
+	if err == nil && len(out) == 0 {
+		err = errors.New("no network card has a link")
 	}
+	return out, err
 }
 
 // ask does one exchange.

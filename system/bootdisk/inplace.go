@@ -82,6 +82,40 @@ func (s System) StartInstaller(ctx context.Context, answer []byte, keep bool) er
 	return p.forget()
 }
 
+// Files are small files of the boot partition of the system's one disk, those
+// that are there.
+func (s System) Files(ctx context.Context, paths ...string) (Disk, map[string][]byte, error) {
+	unlock, err := s.lock(ctx)
+	if err != nil {
+		return Disk{}, nil, err
+	}
+	defer unlock()
+	ds, err := s.Disks()
+	if err != nil {
+		return Disk{}, nil, err
+	}
+	if len(ds) != 1 || !strings.EqualFold(ds[0].Table.DiskGUID, s.GUID) {
+		return Disk{}, nil, ErrMirror
+	}
+	p, err := ds[0].open(disk.NameESP, false)
+	if err != nil {
+		return Disk{}, nil, err
+	}
+	defer p.Close()
+	found := map[string][]byte{}
+	for _, path := range paths {
+		b, _, err := p.file(path)
+		if errors.Is(err, os.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return Disk{}, nil, fmt.Errorf("read %s of disk %s: %w", path, ds[0].Name, err)
+		}
+		found[path] = b
+	}
+	return ds[0], found, nil
+}
+
 // ErasePlaces leaves comments where an installer in place finds its answer,
 // which may hold secrets. It is for a disk whose mark shows that the power went
 // before the installer, or a reset, had done so.

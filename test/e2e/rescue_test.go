@@ -111,7 +111,12 @@ func (l *layout) rescue(t *testing.T, parts ...recovery) {
 			}
 		}
 	}
-	if err := m.Kill(); err != nil {
+	// What was written is on the disks when the machine has switched off, not
+	// before: nothing here waits for it.
+	if err := shell.Send("poweroff\r"); err != nil {
+		t.Fatal(err)
+	}
+	if err := m.Wait(within(t, 2*time.Minute)); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -4,6 +4,7 @@ package bootdisktest
 import (
 	"bytes"
 	"encoding/binary"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -136,8 +137,12 @@ func Install(t testing.TB, guid string, b Build, s boot.State) bootdisk.Disk {
 	if err != nil {
 		t.Fatal(err)
 	}
+	manifest, err := json.Marshal(m)
+	if err != nil {
+		t.Fatal(err)
+	}
 	esp.Config = conf
-	esp.Beside = []disk.File{{Path: boot.PathManifest(boot.A), Data: content("{}")}, {Path: boot.PathAnswer, Data: content(boot.AnswerPlace(nil))}}
+	esp.Beside = []disk.File{{Path: boot.PathManifest(boot.A), Data: content(manifest)}, {Path: boot.PathAnswer, Data: content(boot.AnswerPlace(nil))}}
 	part, err := d.Table.Find(disk.NameESP)
 	if err != nil {
 		t.Fatal(err)
