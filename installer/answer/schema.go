@@ -42,7 +42,7 @@ func globalKeys() []field {
 		{path: "global.fqdn.domain", want: text,
 			ref: func(a *Answer) any { return &a.Global.FQDNDomain }, does: "the domain where the lease names none"},
 		{path: "global.mailto", want: text,
-			ref: func(a *Answer) any { return &a.Global.MailTo }, does: "the address that the node's reports go to"},
+			ref: func(a *Answer) any { return &a.Global.MailTo }, does: "the e-mail address of who looks after the node; kept in its configuration"},
 		{path: "global.root-password", want: text,
 			ref: func(a *Answer) any { return &a.Global.RootPassword }, does: "root's password, 8 characters or more; only its hash is kept"},
 		{path: "global.root-password-hashed", want: text,

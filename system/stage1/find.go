@@ -143,7 +143,19 @@ func (b *boot) tryMedium(d block.Device, fs string) bool {
 			return false
 		}
 	}
-	if err := unix.Mount(d.Path(), medium, fs, readOnly, ""); err != nil {
+	source := d.Path()
+	if fs == "ntfs3" {
+		// The driver may replay its journal also where it is to read only: it
+		// gets a device that cannot be written to.
+		dev, err := loop.Attach(source, 512)
+		if err != nil {
+			b.log.Printf("          %s looks like %s: %v", d.Path(), fs, err)
+			return false
+		}
+		defer loop.Detach(dev) // goes with the mount, if there is one
+		source = dev
+	}
+	if err := unix.Mount(source, medium, fs, readOnly, ""); err != nil {
 		b.log.Printf("          %s looks like %s, but mounting it: %v", d.Path(), fs, err)
 		return false
 	}

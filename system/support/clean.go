@@ -31,6 +31,8 @@ var shapes = []struct {
 	{regexp.MustCompile(`\bjoist-[0-9A-Za-z]+-[0-9A-Za-z_-]{16,}`), gone},            // tokens to join
 	{regexp.MustCompile(`(?i)(bearer\s+)[0-9A-Za-z._~+/=-]{8,}`), "${1}" + gone},
 	{regexp.MustCompile(`([a-z][a-z0-9+.-]*://)[^\s/@"']+@`), "${1}" + gone + "@"},
+	// addresses of answers and images, which may be known to few
+	{regexp.MustCompile(`\b(joist\.(?:answer|image)=[a-z]+://[^\s/?#"']+)[/?#][^\s"']*`), "${1}/" + gone},
 }
 
 // cleaner takes secrets out of texts.

@@ -91,7 +91,7 @@ func TestNoSecrets(t *testing.T) {
 		node.ConfigFile: `{"name": "n1"}`, node.ReportFile: `{"answer": "` + leaks + `"}`, node.InstallLog: "installer log\n" + leaks, node.InstallJournal: `{"steps": []}`,
 		node.CrashDir + "/20261129T010203-0-panic": "Panic#1 Part1\n", node.LogDir + "/joistd.log": "kept line\n" + leaks, node.TaskDir + "/index": "UPID:n1\n",
 		node.ShadowFile: hash + "\n", node.KeysFile: "ssh-ed25519 AAAA", node.TLSDir + "/node.key": "c2VjcmV0a2V5", node.JoinFile: `{"token": "` + token + `"}`,
-		node.EtcdDir + "/member/db": "hunter22hunter", node.ClusterDir + "/ca.key": "c2VjcmV0a2V5", "/proc/cmdline": "quiet token=hunter22hunter", "/etc/shadow": hash,
+		node.EtcdDir + "/member/db": "hunter22hunter", node.ClusterDir + "/ca.key": "c2VjcmV0a2V5", "/proc/cmdline": "quiet token=hunter22hunter joist.answer=https://a.example/hunter22hunter?x=1 joist.answer-fingerprint=ab", "/etc/shadow": hash,
 		"/mnt/state/log/joist/joistd.log": "rescued line\n" + leaks, "/mnt/state/lib/joist/node/root.shadow": hash,
 	}
 	m, _ := newMachine(t, files)
@@ -110,7 +110,7 @@ func TestNoSecrets(t *testing.T) {
 	for name, want := range map[string]string{
 		"var/lib/joist/node/node.json": `{"name": "n1"}`, "var/lib/joist/install/installer.log": "installer log", "var/lib/joist/install/journal.json": "steps",
 		"var/lib/joist/crash/20261129T010203-0-panic": "Panic#1", "var/log/joist/joistd.log": "kept line", "mnt/state/log/joist/joistd.log": "rescued line",
-		"var/lib/joist/tasks/index": "UPID", "proc/cmdline": "quiet token=***", "dmesg.txt": "https://***@host/a", "commands/lsblk.txt": "of lsblk",
+		"var/lib/joist/tasks/index": "UPID", "proc/cmdline": "quiet token=*** joist.answer=https://a.example/*** joist.answer-fingerprint=ab", "dmesg.txt": "https://***@host/***", "commands/lsblk.txt": "of lsblk",
 		"commands/facts.txt": "(exit status 2)", "missing": "status.json: PID 1 does not answer", "var/lib/joist/node/install-report.json": "answer",
 	} {
 		if !strings.Contains(got[name], want) {
