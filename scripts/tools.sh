@@ -14,6 +14,7 @@ need=(
 	sgdisk:gdisk
 	sfdisk:fdisk
 	mkfs.fat:dosfstools
+	mkntfs:ntfs-3g
 	xorriso:xorriso
 	isoinfo:genisoimage
 	unsquashfs:squashfs-tools

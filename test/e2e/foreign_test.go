@@ -19,7 +19,8 @@ const foreignSize = 1 << 30
 
 // foreignDisks are disks that somebody's system would change by looking at
 // them: both halves of an md mirror whose resync was cut off, an ext4 whose
-// journal was not replayed, and a volume group that has our group's name.
+// journal was not replayed, a volume group that has our group's name, and a
+// pool that has our pool's.
 func foreignDisks(t *testing.T) []string {
 	t.Helper()
 	vm.Need(t, "mkfs.ext4")
@@ -65,6 +66,15 @@ func foreignDisks(t *testing.T) []string {
 		t.Fatal(err)
 	}
 	disk("group.raw", lvmGroup("joist"))
+	m, shell := inRescue(t, vm.Config{Accel: medium(t).accel, Media: []vm.Medium{{Path: medium(t).path}},
+		Disks: []vm.Disk{{Path: disk("pool.raw", nil), Format: "raw"}}})
+	shell.run(t, zfsTime, "modprobe zfs && zpool create -R /run/z rpool /dev/vda && zpool export rpool")
+	if err := shell.Send("poweroff\r"); err != nil {
+		t.Fatal(err)
+	}
+	if err := m.Wait(within(t, zfsTime)); err != nil {
+		t.Fatal(err)
+	}
 	return out
 }
 
@@ -175,44 +185,47 @@ creation_time = 1700000000
 }
 
 // TestLayoutForeign: disks that were not chosen are the same to the bit after
-// an installation, whatever is on them, and so they are after a start.
+// an installation, whatever is on them, and so they are after a start and in the
+// rescue system.
 func TestLayoutForeign(t *testing.T) {
+	besideOthers(t, "[vg-name-taken]", "/var ext4\n/var/lib/vz ext4")
+}
+
+// TestLayoutForeignZFS: the same beside a pool.
+func TestLayoutForeignZFS(t *testing.T) {
+	besideOthers(t, "[pool-name-taken]", onPool, `"ext4"`, "\"zfs\"\nzfs.raid = \"raid0\"")
+}
+
+func besideOthers(t *testing.T, found, mounted string, changes ...string) {
+	t.Helper()
 	t.Parallel()
 	l := newLayout(t, 1)
-	disks := foreignDisks(t)
+	l.beside = foreignDisks(t)
 	var before []string
-	for _, d := range disks {
+	for _, d := range l.beside {
 		before = append(before, sumOf(t, d))
 	}
 	same := func(when string) {
-		for i, d := range disks {
+		t.Helper()
+		for i, d := range l.beside {
 			if sumOf(t, d) != before[i] {
 				t.Errorf("%s was written to %s", filepath.Base(d), when)
 			}
 		}
 	}
-	attach := func(c *vm.Config) {
-		for _, d := range disks {
-			c.Disks = append(c.Disks, vm.Disk{Path: d, Format: "raw"})
-		}
-	}
 	var said bytes.Buffer
-	c := l.config(l.img)
-	attach(&c)
-	if err := node.Install(within(t, node.InstallTime), c, l.img.path, l.disks[0], answerFile(t), &said); err != nil {
+	if err := l.tryInstall(within(t, node.InstallTime), t, &said, changes...); err != nil {
 		t.Fatal(err)
 	}
 	same("by the installation")
-	if !strings.Contains(said.String(), "[vg-name-taken]") {
-		t.Errorf("the installer did not see the group of its own name:\n%s", said.String())
+	if !strings.Contains(said.String(), found) {
+		t.Errorf("the installer did not see what has our name, %s:\n%s", found, said.String())
 	}
-	c = l.config(l.img)
-	c.Disks = attached(l.disks)
-	attach(&c)
-	l.Machine = vm.Run(t, c)
-	l.login(t)
-	l.want(t, "what is mounted", volumes, "/var ext4\n/var/lib/vz ext4")
+	l.start(t, l.disks...)
+	l.want(t, "what is mounted", volumes, mounted)
 	l.want(t, "arrays", "ls /sys/block | grep -c '^md' || true", "0")
 	l.cut(t)
 	same("by a start")
+	l.rescue(t)
+	same("by the rescue system")
 }

@@ -25,8 +25,10 @@ type layout struct {
 	img   isoImage
 	disks []string
 	vars  string // what UEFI firmware keeps, "" for BIOS
+	uefi  vm.Firmware
 	// sector is the disks' logical sector size in bytes, 0 for 512.
 	sector int
+	beside []string // raw disks of others
 }
 
 // newLayout makes empty disks.
@@ -47,7 +49,7 @@ func newLayout(t *testing.T, disks int) *layout {
 // byUEFI gives it UEFI firmware, which finds a disk that is there by the entry
 // the installer made for it.
 func (l *layout) byUEFI(t *testing.T) *layout {
-	l.vars = filepath.Join(t.TempDir(), "vars.fd")
+	l.vars, l.uefi = filepath.Join(t.TempDir(), "vars.fd"), vm.OVMF
 	return l
 }
 
@@ -55,7 +57,7 @@ func (l *layout) byUEFI(t *testing.T) *layout {
 func (l *layout) machine() vm.Config {
 	c := l.config(l.img)
 	if l.vars != "" {
-		c.Firmware, c.Vars = vm.OVMF, l.vars
+		c.Firmware, c.Vars = l.uefi, l.vars
 	}
 	return c
 }
@@ -114,6 +116,9 @@ func (l *layout) attached(paths []string) []vm.Disk {
 	out := attached(paths)
 	for i := range out {
 		out[i].SectorSize = l.sector
+	}
+	for _, path := range l.beside {
+		out = append(out, vm.Disk{Path: path, Format: "raw"})
 	}
 	return out
 }

@@ -63,6 +63,8 @@ type refusal struct {
 	cpu      []string
 	answer   []byte
 	says     []string // a text of each finding that the console must show
+	iso      string   // "" for the image under test
+	firmware vm.Firmware
 }
 
 const findingsStatus = "2" // docs/exit-codes.md: findings stop the work
@@ -77,9 +79,12 @@ func refuse(t *testing.T, r refusal) {
 	if err := node.AnswerVolume(ctx, volume, r.answer); err != nil {
 		t.Fatal(err)
 	}
+	if r.iso == "" {
+		r.iso = img.path
+	}
 	m := vm.Run(t, vm.Config{
-		Memory: r.memory, CPUFlags: r.cpu, Accel: img.accel,
-		Media: []vm.Medium{{Path: img.path}, {Path: volume}},
+		Memory: r.memory, CPUFlags: r.cpu, Accel: img.accel, Firmware: r.firmware,
+		Media: []vm.Medium{{Path: r.iso}, {Path: volume}},
 		Disks: []vm.Disk{{Path: disk, Format: "raw"}},
 		NICs:  []vm.NIC{{Port: vm.NewPort(t, vm.NewSwitch(t), "refused")}},
 	})

@@ -3,6 +3,7 @@ package e2e
 import (
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"testing"
 	"time"
@@ -77,8 +78,9 @@ func TestStickWithFiles(t *testing.T) {
 	}
 }
 
-// TestStickWithISO: the image lies as a file on a stick with exFAT, as Ventoy
-// has it, and a loader of that stick has started kernel and initrd out of it.
+// TestStickWithISO: the image lies as a file on a stick with exFAT or NTFS, as
+// Ventoy has it, and a loader of that stick has started kernel and initrd out of
+// it. Nothing is written to it.
 func TestStickWithISO(t *testing.T) {
 	t.Parallel()
 	img := medium(t)
@@ -94,13 +96,36 @@ func TestStickWithISO(t *testing.T) {
 		t.Fatal(builds, err)
 	}
 	build := filepath.Base(filepath.Dir(builds[0]))
-	stick := exfatStick(t, "Joist for the rack.iso", img.path)
-	m := vm.Run(t, vm.Config{Memory: node.Memory, Accel: img.accel, Kernel: kernel, Initrd: initrd,
-		Append: "console=ttyS0,115200 joist.mode=install joist.build=" + build, Media: []vm.Medium{{Path: stick, Kind: vm.USBStick}}})
-	ctx := within(t, node.InstallTime)
-	for _, text := range []string{`medium is /dev/sda \(Joist for the rack.iso on exfat\)`, "runs from the medium, which must stay", node.InstallerLine} {
-		if _, err := m.WaitFor(ctx, text); err != nil {
+	const name = "Joist for the rack.iso"
+	for kind, stick := range map[string]string{"exfat": exfatStick(t, name, img.path), "ntfs3": ntfsStick(t, name, img.path)} {
+		before := sumOf(t, stick)
+		m := vm.Run(t, vm.Config{Memory: node.Memory, Accel: img.accel, Kernel: kernel, Initrd: initrd,
+			Append: "console=ttyS0,115200 joist.mode=install joist.build=" + build, Media: []vm.Medium{{Path: stick, Kind: vm.USBStick}}})
+		ctx := within(t, node.InstallTime)
+		for _, text := range []string{`medium is /dev/sda \(` + name + " on " + kind + `\)`, "runs from the medium, which must stay", node.InstallerLine} {
+			if _, err := m.WaitFor(ctx, text); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := m.Kill(); err != nil {
 			t.Fatal(err)
 		}
+		if sumOf(t, stick) != before {
+			t.Errorf("the stick with %s was written to", kind)
+		}
 	}
+}
+
+// ntfsStick makes a stick with one NTFS volume that holds one file.
+func ntfsStick(t *testing.T, name, from string) string {
+	t.Helper()
+	vm.Need(t, "mkntfs", "ntfscp")
+	path := filepath.Join(t.TempDir(), "ntfs.img")
+	ctx := within(t, time.Minute)
+	for _, argv := range [][]string{{"truncate", "-s", "512M", path}, {"mkntfs", "-q", "-Q", "-F", path}, {"ntfscp", "-q", path, from, name}} {
+		if out, err := exec.CommandContext(ctx, argv[0], argv[1:]...).CombinedOutput(); err != nil {
+			t.Fatalf("%q: %v\n%s", argv, err, out)
+		}
+	}
+	return path
 }
