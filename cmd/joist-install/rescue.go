@@ -136,8 +136,8 @@ func repairBoot(ctx context.Context, say func(string)) error {
 	}
 	var bad []string
 	for _, c := range copies {
-		if len(c.Lacks) > 0 {
-			bad = append(bad, c.Disk.Name+": "+strings.Join(c.Lacks, ", "))
+		if faults := c.Faults(); len(faults) > 0 {
+			bad = append(bad, c.Disk.Name+": "+strings.Join(faults, ", "))
 			continue
 		}
 		say(fmt.Sprintf("disk %s starts the system by itself", c.Disk.Name))

@@ -75,7 +75,11 @@ func (s *Service) copyAlerts(ref bootdisk.Copy, whole bool, c bootdisk.Copy) []n
 	a := node.Alert{Level: alert.Warning, Path: "/dev/" + c.Disk.Name, Cure: repair}
 	switch d := bootdisk.Compare(ref, c); {
 	case len(c.Lacks) > 0:
-		a.Code, a.Text = codeBoot, fmt.Sprintf("disk %s does not start this node: %s", c.Disk.Name, strings.Join(c.Lacks, "; "))
+		a.Code, a.Text = codeBoot, fmt.Sprintf("disk %s does not start this node: %s", c.Disk.Name, strings.Join(c.Faults(), "; "))
+	case c.Tables.Refused != nil:
+		a.Code, a.Text, a.Cure = codeBoot, fmt.Sprintf("the tables of disk %s are left as they are: %s", c.Disk.Name, strings.Join(c.Faults(), "; ")), bootdisk.TablesCure
+	case len(c.Tables.Faults) > 0:
+		a.Code, a.Text = codeBoot, fmt.Sprintf("what finds the partitions of disk %s is not whole: %s", c.Disk.Name, strings.Join(c.Faults(), "; "))
 	case whole && c.Disk.Table.DiskGUID != ref.Disk.Table.DiskGUID && d.Any():
 		a.Code, a.Text = codeDiffers, fmt.Sprintf("disk %s would start another system than %s: %s", c.Disk.Name, ref.Disk.Name, strings.Join(slices.Compact(d.Text), "; "))
 	default:

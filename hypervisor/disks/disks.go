@@ -116,7 +116,7 @@ func (s *Service) List(ctx context.Context) ([]Row, error) {
 			if c.Disk.Name != d.Name {
 				continue
 			}
-			r.GUID, r.Starts, r.Lacks = c.Disk.Table.DiskGUID, len(c.Lacks) == 0, strings.Join(c.Lacks, "; ")
+			r.GUID, r.Starts, r.Lacks = c.Disk.Table.DiskGUID, c.Starts(), strings.Join(c.Faults(), "; ")
 			r.Booted = strings.EqualFold(r.GUID, s.System.GUID)
 			if m, ok := find(members, c.Disk.Part(dataPart)); ok {
 				r.Member, r.Partial = m.State, !m.Whole

@@ -444,7 +444,7 @@ func (s *Service) bootParts(ctx context.Context, x Exchange, fresh bootdisk.Disk
 			return err
 		}
 		if c := bootdisk.Inspect(ctx, fresh, true); bootdisk.Compare(bootdisk.Inspect(ctx, ref.Disk, true), c).Any() {
-			return fmt.Errorf("disk %s does not give back what was written: %s", fresh.Name, strings.Join(c.Lacks, "; "))
+			return fmt.Errorf("disk %s does not give back what was written: %s", fresh.Name, strings.Join(c.Faults(), "; "))
 		}
 		log.Printf("boot parts: %s starts the node", fresh.Name)
 		if err := s.System.Enlist(fresh); err != nil {

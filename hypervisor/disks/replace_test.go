@@ -372,6 +372,10 @@ func TestAlerts(t *testing.T) {
 		"older": {func() bootdisk.Disk {
 			return bootdisktest.Install(t, second, b, boot.Trial(boot.Fresh(), boot.A))
 		}, codeDiffers},
+		"primary table": {func() bootdisk.Disk { return spoiled(t, bootdisktest.Install(t, second, b, boot.Fresh()), 512) }, codeBoot},
+		"backup table": {func() bootdisk.Disk {
+			return spoiled(t, bootdisktest.Install(t, second, b, boot.Fresh()), bootdisktest.Size-512)
+		}, codeBoot},
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := newRig(t, bootdisktest.Install(t, first, b, boot.Fresh()), c.disk())
@@ -391,6 +395,33 @@ func TestAlerts(t *testing.T) {
 				t.Errorf("%s %+v\n%s", status, r.Board.List(), log)
 			}
 		})
+	}
+}
+
+// spoiled has a sector of the disk gone.
+func spoiled(t *testing.T, d bootdisk.Disk, at int64) bootdisk.Disk {
+	t.Helper()
+	f, err := os.OpenFile(d.Path, os.O_RDWR, 0)
+	if err == nil {
+		_, err = f.WriteAt(make([]byte, 512), at)
+		err = errors.Join(err, f.Close())
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return d
+}
+
+// A disk without its primary table is listed as one that does not start, and
+// says why; without its backup it starts.
+func TestListTables(t *testing.T) {
+	b := bootdisktest.NewBuild(t, build)
+	for at, starts := range map[int64]bool{512: false, bootdisktest.Size - 512: true} {
+		r := newRig(t, spoiled(t, bootdisktest.Install(t, first, b, boot.Fresh()), at))
+		rows, err := r.List(t.Context())
+		if err != nil || len(rows) != 1 || rows[0].Starts != starts || !strings.Contains(rows[0].Lacks, "partition table is missing") {
+			t.Errorf("%+v %v", rows, err)
+		}
 	}
 }
 

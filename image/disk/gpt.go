@@ -59,22 +59,33 @@ func WriteTable(w io.WriterAt, l Layout) error {
 }
 
 // UpdateTable writes both tables in the same way and leaves sector 0, which may
-// hold boot code.
+// hold boot code. Where w can be read and the backup is the only table that is
+// whole, it is the second to be written.
 func UpdateTable(w io.WriterAt, l Layout) error {
 	if err := l.check(); err != nil {
 		return fmt.Errorf("write partition table: %w", err)
 	}
-	ss := int64(l.SectorSize)
-	last := l.Size/ss - 1
-	entries := encodeEntries(l)
-	n := int64(len(entries)) / ss
-	backup := append(slices.Clone(entries), encodeHeader(l, entries, last, 1, last-n)...)
-	primary := append(encodeHeader(l, entries, 1, last, 2), entries...)
-	for _, part := range []struct {
-		b  []byte
-		at int64
-	}{{backup, (last - n) * ss}, {primary, ss}} {
-		_, err := w.WriteAt(part.b, part.at)
+	writes := []write{backupOf(l), primaryOf(l)}
+	if r, ok := w.(io.ReaderAt); ok {
+		_, perr := readCopy(r, l.Size, l.SectorSize, 1)
+		_, berr := readCopy(r, l.Size, l.SectorSize, l.Size/int64(l.SectorSize)-1)
+		if perr != nil && berr == nil {
+			slices.Reverse(writes)
+		}
+	}
+	return writeAll(w, writes)
+}
+
+// write is one of bytes that belong together.
+type write struct {
+	b  []byte
+	at int64
+}
+
+// writeAll writes one after the other, each when the one before is safe.
+func writeAll(w io.WriterAt, writes []write) error {
+	for _, x := range writes {
+		_, err := w.WriteAt(x.b, x.at)
 		if s, ok := w.(interface{ Sync() error }); ok && err == nil {
 			err = s.Sync()
 		}
@@ -83,6 +94,18 @@ func UpdateTable(w io.WriterAt, l Layout) error {
 		}
 	}
 	return nil
+}
+
+// backupOf is the table at the end of the disk, primaryOf that behind sector 0.
+func backupOf(l Layout) write {
+	ss, entries := int64(l.SectorSize), encodeEntries(l)
+	last, n := l.Size/ss-1, int64(len(entries))/ss
+	return write{append(slices.Clone(entries), encodeHeader(l, entries, last, 1, last-n)...), (last - n) * ss}
+}
+
+func primaryOf(l Layout) write {
+	entries := encodeEntries(l)
+	return write{append(encodeHeader(l, entries, 1, l.Size/int64(l.SectorSize)-1, 2), entries...), int64(l.SectorSize)}
 }
 
 func encodeEntries(l Layout) []byte {
@@ -141,9 +164,9 @@ func ReadTable(r io.ReaderAt, size int64, sector int) (Layout, error) {
 			continue
 		}
 		for _, lba := range []int64{1, size/int64(ss) - 1} {
-			l, err := readAt(r, size, ss, lba)
+			c, err := readCopy(r, size, ss, lba)
 			if err == nil {
-				return l, nil
+				return c.Layout, nil
 			}
 			if first == nil && !errors.Is(err, ErrNoTable) {
 				first = err
@@ -156,9 +179,15 @@ func ReadTable(r io.ReaderAt, size int64, sector int) (Layout, error) {
 	return Layout{}, fmt.Errorf("read partition table: %w", ErrNoTable)
 }
 
-// readAt reads the header in sector lba and its entries.
-func readAt(r io.ReaderAt, size int64, sector int, lba int64) (Layout, error) {
-	l := Layout{SectorSize: sector, Size: size}
+// tableCopy is one of a disk's two tables.
+type tableCopy struct {
+	Layout
+	other uint64 // sector in which it says that the other one's header is
+}
+
+// readCopy reads the header in sector lba and its entries.
+func readCopy(r io.ReaderAt, size int64, sector int, lba int64) (tableCopy, error) {
+	l := tableCopy{Layout: Layout{SectorSize: sector, Size: size}}
 	ss := int64(sector)
 	h := make([]byte, sector)
 	if _, err := r.ReadAt(h, lba*ss); err != nil && err != io.EOF {
@@ -189,6 +218,7 @@ func readAt(r io.ReaderAt, size int64, sector int, lba int64) (Layout, error) {
 	if crc32.ChecksumIEEE(entries) != le.Uint32(h[88:]) {
 		return l, fmt.Errorf("the list of partitions of the header in sector %d has a wrong checksum", lba)
 	}
+	l.other = le.Uint64(h[32:])
 	l.DiskGUID = guid(h[56:72]).String()
 	for i := range int(count) {
 		p, ok, err := decodeEntry(entries[i*int(esize):][:entrySize], size/ss, ss)

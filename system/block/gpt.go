@@ -110,7 +110,13 @@ func finish(path string, t disk.Layout) error {
 	if err != nil {
 		return fmt.Errorf("open %s: %w", path, err)
 	}
-	err = disk.UpdateTable(f, t.Marked(0))
+	x, err := disk.CheckTables(f, t.Size, t.SectorSize)
+	if err == nil {
+		err = x.Refused // two tables that differ: none is written over
+	}
+	if err == nil {
+		err = disk.UpdateTable(f, t.Marked(0))
+	}
 	if cerr := f.Close(); err == nil {
 		err = cerr
 	}

@@ -17,14 +17,15 @@ import (
 
 // Copy is what a disk holds to start the system.
 type Copy struct {
-	Disk  Disk
-	State boot.State
-	Slots map[boot.Slot]Image
+	Disk   Disk
+	Tables disk.Tables
+	State  boot.State
+	Slots  map[boot.Slot]Image
 	// Files are the digests of the files on the boot partition that are the
 	// same on all disks; of large ones, the size alone unless asked for more.
 	Files map[string]string
 	Core  string   // digest of the BIOS boot code
-	Lacks []string // what keeps the disk from starting the system alone
+	Lacks []string // what keeps the disk from starting the system alone, but for the tables
 }
 
 // Image is a system image in a slot.
@@ -47,6 +48,7 @@ func Inspect(ctx context.Context, d Disk, deep bool) Copy {
 			c.Lacks = append(c.Lacks, fmt.Sprintf("%s: %v", what, err))
 		}
 	}
+	lack("partition table", c.tables(ctx))
 	confs, err := c.boot(ctx, deep)
 	lack("boot partition", err)
 	for _, s := range []boot.Slot{boot.A, boot.B} {
@@ -79,6 +81,17 @@ func (u until) ReadAt(b []byte, off int64) (int, error) {
 		return 0, context.Cause(u.ctx)
 	}
 	return u.r.ReadAt(b, off)
+}
+
+// tables looks at the partition tables.
+func (c *Copy) tables(ctx context.Context) error {
+	f, err := c.Disk.disk(false)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	c.Tables, err = disk.CheckTables(until{ctx, f}, c.Disk.Bytes, c.Disk.Table.SectorSize)
+	return err
 }
 
 // boot reads the boot partition and returns the slots' configurations.

@@ -7,7 +7,6 @@ import (
 	"hash/crc32"
 	"io"
 	"os"
-	"slices"
 	"strings"
 	"time"
 
@@ -18,6 +17,7 @@ import (
 
 // Difference is what a disk has otherwise than the one that counts.
 type Difference struct {
+	Table bool        // partition tables are to be mended, from the disk's own
 	Slots []boot.Slot // whose images are to be copied
 	Boot  bool        // the boot partition is to be made anew
 	State bool        // only the state of the slots is to be written
@@ -26,11 +26,11 @@ type Difference struct {
 }
 
 // Any says whether there is one.
-func (d Difference) Any() bool { return len(d.Slots) > 0 || d.Boot || d.State || d.BIOS }
+func (d Difference) Any() bool { return d.Table || len(d.Slots) > 0 || d.Boot || d.State || d.BIOS }
 
 // Compare says what is to be done to c so that it equals ref.
 func Compare(ref, c Copy) Difference {
-	d := Difference{Text: slices.Clone(c.Lacks)}
+	d := Difference{Table: len(c.Tables.Faults) > 0, Text: c.Faults()}
 	for _, s := range []boot.Slot{boot.A, boot.B} {
 		if x, ok := ref.Slots[s]; ok && c.Slots[s] != x {
 			d.Slots = append(d.Slots, s)
@@ -71,6 +71,11 @@ type Progress func(n, of int64)
 func Refresh(ctx context.Context, ref Copy, to Disk, d Difference, advance Progress) error {
 	if ctx.Err() != nil { // what was looked at last may only seem to differ
 		return context.Cause(ctx)
+	}
+	if d.Table {
+		if err := Mend(to); err != nil {
+			return err
+		}
 	}
 	for _, s := range d.Slots {
 		if err := copySlot(ctx, ref.Disk, to, s, ref.Slots[s], advance); err != nil {

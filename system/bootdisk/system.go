@@ -125,7 +125,8 @@ var ErrBehind = errors.New("start from the other disk (the firmware's boot menu)
 
 // Reconcile brings the boot parts of all disks to the state of the one that
 // counts, one disk after the other: it is only read, so that there is always
-// one that starts. say tells what is done.
+// one that starts. Damaged partition tables come first, and each disk's are
+// mended from its own. say tells what is done.
 func (s System) Reconcile(ctx context.Context, say func(format string, args ...any)) error {
 	unlock, err := s.lock(ctx)
 	if err != nil {
@@ -136,15 +137,19 @@ func (s System) Reconcile(ctx context.Context, say func(format string, args ...a
 	if err != nil {
 		return err
 	}
+	copies, err = s.mend(ctx, copies, say)
+	errs := []error{err}
 	ref, ok := s.Reference(copies)
 	if !ok {
-		return fmt.Errorf("compare boot parts: no disk has all of them; %s", describe(copies))
+		return errors.Join(err, fmt.Errorf("compare boot parts: no disk has all of them; %s", describe(copies)))
 	}
-	var errs []error
 	for _, c := range copies {
 		if ctx.Err() != nil {
 			errs = append(errs, context.Cause(ctx))
 			break
+		}
+		if c.Tables.Refused != nil {
+			continue
 		}
 		d := Compare(ref, c)
 		if c.Disk.Table.DiskGUID != ref.Disk.Table.DiskGUID && d.Any() {
@@ -194,8 +199,11 @@ func Mark(d Disk, marks uint64) error {
 	if err != nil {
 		return fmt.Errorf("mark disk %s: %w", d.Name, err)
 	}
-	err = errors.Join(disk.UpdateTable(f, d.Table.Marked(marks)), f.Sync(), f.Close())
-	if err != nil {
+	t, _ := disk.CheckTables(f, d.Bytes, d.Table.SectorSize) // without a whole one there is none to lose
+	if err = t.Refused; err == nil {
+		err = disk.UpdateTable(f, d.Table.Marked(marks))
+	}
+	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
 		return fmt.Errorf("mark disk %s: %w", d.Name, err)
 	}
 	return nil

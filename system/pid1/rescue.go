@@ -21,17 +21,33 @@ const rescueDir = "/mnt"
 
 // found is one installed system as its partition table shows it.
 type found struct {
-	disk, data block.Device
-	guid       string
-	array      string         // UUID of the mirror that the data is on, "" without one
-	members    []array.Member // of that
+	disk    block.Device
+	data    block.Device // without a name where the kernel shows no partitions
+	guid    string
+	array   string         // UUID of the mirror that the data is on, "" without one
+	members []array.Member // of that
 
 	pool        string        // GUID of the pool that the data is in, "" without one
 	poolMembers []pool.Member // that are there
 }
 
 func (f found) String() string {
+	if f.data.Name == "" {
+		return fmt.Sprintf("Joist on /dev/%s (disk %s), %v", f.disk.Name, f.guid, errNoParts)
+	}
 	return fmt.Sprintf("Joist on /dev/%s (disk %s), data on %s", f.disk.Name, f.guid, f.data.Path())
+}
+
+// errNoParts is what a damaged primary partition table or MBR comes to: the
+// kernel goes by these alone.
+var errNoParts = errors.New("of which the kernel shows no partition " + dataPartition)
+
+// readable says whether the data can be reached.
+func (f found) readable() error {
+	if f.data.Name != "" {
+		return nil
+	}
+	return fmt.Errorf("find the data of the installed system on /dev/%s, %w: mend its partition table with \"joist-install boot\"", f.disk.Name, errNoParts)
 }
 
 // Installed lists the installed systems. It only reads partition tables.
@@ -56,13 +72,19 @@ func installed(sys string) (out []found) {
 			continue
 		}
 		_, slotErr := t.Find("joist-a")
-		data, ok := block.Find(devs, t.DiskGUID, dataPartition)
-		if slotErr != nil || !ok {
+		_, dataErr := t.Find(dataPartition)
+		if slotErr != nil || dataErr != nil {
 			continue
 		}
-		f := found{disk: d, data: data, guid: strings.ToLower(t.DiskGUID), array: array.UUID(data.Path()), pool: pool.GUID(data.Path())}
-		if slices.ContainsFunc(out, f.sameAs) {
-			continue // another disk of it
+		f := found{disk: d, guid: strings.ToLower(t.DiskGUID)}
+		if data, ok := block.Find(devs, t.DiskGUID, dataPartition); ok {
+			f.data, f.array, f.pool = data, array.UUID(data.Path()), pool.GUID(data.Path())
+		}
+		if i := slices.IndexFunc(out, f.sameAs); i >= 0 { // another disk of it
+			if out[i].data.Name != "" || f.data.Name == "" {
+				continue
+			}
+			out = slices.Delete(out, i, i+1)
 		}
 		if f.array != "" {
 			f.members = array.Find(devs, f.array)
@@ -75,9 +97,9 @@ func installed(sys string) (out []found) {
 	return out
 }
 
-// sameAs says whether both are disks of one system.
+// sameAs says whether both are disks of one system. Two of one GUID are copies.
 func (f found) sameAs(o found) bool {
-	return f.array != "" && f.array == o.array || f.pool != "" && f.pool == o.pool
+	return bootdisk.Family(f.guid, o.guid) && f.guid != o.guid || f.array != "" && f.array == o.array || f.pool != "" && f.pool == o.pool
 }
 
 // storage returns the device of the physical volume. A mirror is started for
@@ -98,6 +120,9 @@ func (f found) storage(ctx context.Context, r run.Runner) (string, error) {
 // can be replayed.
 func RescueMount(ctx context.Context, r run.Runner, say func(string)) error {
 	one, err := theInstalled()
+	if err == nil {
+		err = one.readable()
+	}
 	if err != nil {
 		return err
 	}

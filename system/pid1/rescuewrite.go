@@ -28,6 +28,9 @@ func RescueWrite(ctx context.Context, r run.Runner, say func(string), f func(sta
 		return errIsNode
 	}
 	one, err := theInstalled()
+	if err == nil {
+		err = one.readable()
+	}
 	if err != nil {
 		return err
 	}
@@ -160,7 +163,7 @@ func RescueBoot(ctx context.Context) (bootdisk.System, bootdisk.Copy, error) {
 	if !ok {
 		var lacks []string
 		for _, c := range copies {
-			lacks = append(lacks, c.Disk.Name+": "+strings.Join(c.Lacks, ", "))
+			lacks = append(lacks, c.Disk.Name+": "+strings.Join(c.Faults(), ", "))
 		}
 		return s, ref, fmt.Errorf("no disk has all boot parts (%s); \"joist-install run\" with joist.disk.adopt makes them anew and keeps the data", strings.Join(lacks, "; "))
 	}

@@ -13,7 +13,7 @@ import (
 )
 
 // TestRescueVerbs: in the rescue system a disk of a mirror without boot parts
-// gets them back, root gets another password, a slot is chosen. Then the disk
+// gets them back, partition tables are mended, root gets another password, a slot is chosen. Then the disk
 // that was mended starts the node without the other one.
 func TestRescueVerbs(t *testing.T) {
 	t.Parallel()
@@ -23,9 +23,11 @@ func TestRescueVerbs(t *testing.T) {
 	ctx := within(t, 2*node.BootTime)
 	const most = 5 * time.Minute
 	shell.run(t, most, "dd if=/dev/zero of=/dev/vdb2 bs=1M count=4 conv=fsync 2>&1")
-	shell.run(t, most, "dd if=/dev/zero of=/dev/vdb bs=440 count=1 conv=fsync 2>&1")
+	shell.run(t, most, "dd if=/dev/zero of=/dev/vdb bs=512 count=34 conv=fsync 2>&1")
+	shell.run(t, most, "dd if=/dev/zero of=/dev/vda bs=512 count=1 seek=$(($(cat /sys/block/vda/size) - 1)) conv=fsync 2>&1")
 	out := shell.run(t, most, "joist-install boot 2>&1")
-	wantLines(t, out, "it is brought up to date from vda", "disk vda starts the system by itself", "disk vdb starts the system by itself")
+	wantLines(t, out, "disk vda: the backup partition table is missing; it is mended",
+		"disk vdb: the primary partition table is missing; the protective MBR is damaged; it is mended", "it is brought up to date from vda", "disk vda starts the system by itself", "disk vdb starts the system by itself")
 	wantLines(t, shell.run(t, most, "joist-install slot a 2>&1"), "slot A is started from now on")
 	if out, status, err := shell.try(ctx, "joist-install slot B 2>&1"); err != nil || status == "0" {
 		t.Errorf("an empty slot was chosen (%v): %s", err, out)
