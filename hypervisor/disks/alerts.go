@@ -54,7 +54,7 @@ func (s *Service) alerts(ctx context.Context, copies []bootdisk.Copy, failed err
 	}
 	for _, c := range copies {
 		out = append(out, s.copyAlerts(ref, whole, c)...)
-		if _, ok := find(members, c.Disk.Part(dataPart)); s.Data != nil && len(members) > 0 && !ok {
+		if _, ok := find(members, c.Disk.Devices(dataPart)...); s.Data != nil && len(members) > 0 && !ok {
 			out = append(out, node.Alert{Code: codeLeft, Level: alert.Warning, Path: "/dev/" + c.Disk.Name,
 				Text: fmt.Sprintf("disk %s is of this system and takes no part in its data", c.Disk.Name),
 				Cure: strings.ReplaceAll(left, "NAME", c.Disk.Name)})

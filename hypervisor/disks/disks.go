@@ -8,6 +8,7 @@ import (
 	"errors"
 	"log/slog"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -113,12 +114,12 @@ func (s *Service) List(ctx context.Context) ([]Row, error) {
 	for _, d := range drives {
 		r := Row{Drive: d}
 		for _, c := range copies {
-			if c.Disk.Name != d.Name {
+			if !c.Disk.Named(d.Name) {
 				continue
 			}
 			r.GUID, r.Starts, r.Lacks = c.Disk.Table.DiskGUID, c.Starts(), strings.Join(c.Faults(), "; ")
 			r.Booted = strings.EqualFold(r.GUID, s.System.GUID)
-			if m, ok := find(members, c.Disk.Part(dataPart)); ok {
+			if m, ok := find(members, c.Disk.Devices(dataPart)...); ok {
 				r.Member, r.Partial = m.State, !m.Whole
 			}
 		}
@@ -143,13 +144,18 @@ func (s *Service) look(ctx context.Context, deep bool) ([]bootdisk.Copy, []Membe
 	return copies, members, err
 }
 
-func find(members []Member, device string) (Member, bool) {
+// find returns the member that is on one of the devices.
+func find(members []Member, devices ...string) (Member, bool) {
 	for _, m := range members {
-		if device != "" && filepath.Base(m.Device) == filepath.Base(device) {
+		if on(m.Device, devices) {
 			return m, true
 		}
 	}
 	return Member{}, false
+}
+
+func on(device string, devices []string) bool {
+	return device != "" && slices.ContainsFunc(devices, func(d string) bool { return filepath.Base(d) == filepath.Base(device) })
 }
 
 // How often it is looked at the disks: at what the kernel shows, and at the

@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -99,7 +98,7 @@ func (s *Service) checkOld(ctx context.Context, copies []bootdisk.Copy, members 
 		return ""
 	}
 	for _, c := range copies {
-		if c.Disk.Name != strings.TrimPrefix(old, "/dev/") && !strings.EqualFold(c.Disk.Table.DiskGUID, old) {
+		if !c.Disk.Named(strings.TrimPrefix(old, "/dev/")) && !strings.EqualFold(c.Disk.Table.DiskGUID, old) {
 			continue
 		}
 		degraded := s.Data != nil
@@ -107,7 +106,7 @@ func (s *Service) checkOld(ctx context.Context, copies []bootdisk.Copy, members 
 			a, err := s.Data.Degraded(ctx)
 			degraded = a != nil || err != nil
 		}
-		if m, ok := find(members, c.Disk.Part(dataPart)); ok && m.Whole && whole == 1 && degraded {
+		if m, ok := find(members, c.Disk.Devices(dataPart)...); ok && m.Whole && whole == 1 && degraded {
 			fs.Stopf("replace-last", "/dev/"+c.Disk.Name, "first fill the place of the disk that is missing: joist node disk replace missing NEW",
 				"disk %s holds the data alone", c.Disk.Name)
 		}
@@ -135,14 +134,14 @@ func (s *Service) checkNew(ctx context.Context, copies []bootdisk.Copy, members 
 	at := "/dev/" + d.Name
 	ours := false
 	for _, c := range copies {
-		if c.Disk.Name != d.Name {
+		if !c.Disk.Named(d.Name) {
 			continue
 		}
 		ours = true
-		switch m, ok := find(members, c.Disk.Part(dataPart)); {
+		switch m, ok := find(members, c.Disk.Devices(dataPart)...); {
 		case ok && m.Whole:
 			fs.Stopf("replace-member", at, "name a disk that is not used yet", "disk %s holds the data of this system already", d.Name)
-		case ok && m.Replaces && filepath.Base(m.Partner) != filepath.Base(dataOf(copies, x.Old)):
+		case ok && m.Replaces && !takes(m, copies, x.Old):
 			fs.Stopf("replace-other", at, "wait until that is done, or name the disk whose place it takes", "disk %s takes the place of another disk already", d.Name)
 		}
 		if strings.EqualFold(c.Disk.Table.DiskGUID, x.Old) {
@@ -176,14 +175,15 @@ func (s *Service) checkNew(ctx context.Context, copies []bootdisk.Copy, members 
 	}
 }
 
-// dataOf is the device of a disk's data partition, "" where it is not there.
-func dataOf(copies []bootdisk.Copy, guid string) string {
+// takes says whether a member takes the place of the disk with that GUID, "" for
+// one that is gone.
+func takes(m Member, copies []bootdisk.Copy, guid string) bool {
 	for _, c := range copies {
 		if strings.EqualFold(c.Disk.Table.DiskGUID, guid) {
-			return c.Disk.Part(dataPart)
+			return on(m.Partner, c.Disk.Devices(dataPart)) || m.Partner == "" && len(c.Disk.Devices(dataPart)) == 0
 		}
 	}
-	return ""
+	return m.Partner == ""
 }
 
 var errSmall = errors.New("it is too small")
@@ -330,12 +330,18 @@ func (s *Service) replace(ctx context.Context, x Exchange, log task.Log) error {
 	if err != nil {
 		return err
 	}
-	log.Printf("data: copied to %s; until then they are where they were", fresh.Part(dataPart))
 	data := ""
-	if there {
-		data = old.Part(dataPart)
+	to, err := s.used(ctx, fresh)
+	if err != nil {
+		return err
 	}
-	if err := s.Data.Replace(ctx, data, fresh.Part(dataPart), steps(log, "data")); err != nil {
+	log.Printf("data: copied to %s; until then they are where they were", to)
+	if there {
+		if data, err = s.used(ctx, old); err != nil {
+			return err
+		}
+	}
+	if err := s.Data.Replace(ctx, data, to, steps(log, "data")); err != nil {
 		return err
 	}
 	log.Printf("data: all of them are on %s", fresh.Name)
@@ -344,6 +350,15 @@ func (s *Service) replace(ctx context.Context, x Exchange, log task.Log) error {
 	}
 	s.retire(ctx, old, there, log)
 	return nil
+}
+
+// used is the device by which a disk's data are used: that of any path.
+func (s *Service) used(ctx context.Context, d bootdisk.Disk) (string, error) {
+	members, err := s.Data.Members(ctx)
+	if m, ok := find(members, d.Devices(dataPart)...); ok {
+		return m.Device, err
+	}
+	return d.Part(dataPart), err
 }
 
 // partition prepares the new disk. One that was begun before is taken as it is.
@@ -358,7 +373,7 @@ func (s *Service) partition(ctx context.Context, x Exchange, log task.Log) (boot
 		return d, err
 	}
 	for _, d := range own {
-		if d.Name == x.New && (x.NewGUID == "" || strings.EqualFold(x.NewGUID, d.Table.DiskGUID)) {
+		if d.Named(x.New) && (x.NewGUID == "" || strings.EqualFold(x.NewGUID, d.Table.DiskGUID)) {
 			log.Printf("partitions: those of %s are there", d.Name)
 			return d, nil
 		}
@@ -414,7 +429,7 @@ func (s *Service) reference(ctx context.Context, x Exchange) (bootdisk.Copy, err
 	}
 	var others []bootdisk.Copy
 	for _, c := range copies {
-		if c.Disk.Name != x.New && !strings.EqualFold(c.Disk.Table.DiskGUID, x.Old) {
+		if !c.Disk.Named(x.New) && !strings.EqualFold(c.Disk.Table.DiskGUID, x.Old) {
 			others = append(others, c)
 		}
 	}
@@ -493,7 +508,7 @@ func (s *Service) erase(ctx context.Context, guid string) error {
 		if err != nil {
 			return err
 		}
-		if m, ok := find(members, d.Part(dataPart)); ok {
+		if m, ok := find(members, d.Devices(dataPart)...); ok {
 			return fmt.Errorf("it holds data of this system still (%s)", m.State)
 		}
 		return bootdisk.Erase(d)

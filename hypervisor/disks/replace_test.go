@@ -425,6 +425,38 @@ func TestListTables(t *testing.T) {
 	}
 }
 
+// A disk is known by each of its paths, and its data may be used by any.
+func TestPaths(t *testing.T) {
+	r := mirror(t)
+	path := r.disks[1]
+	path.Name, path.Parts = "path2", map[string]string{disk.NameData: filepath.Join(t.TempDir(), "path2-data")}
+	if err := os.WriteFile(path.Parts[disk.NameData], nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r.disks[1].Paths = []bootdisk.Disk{path}
+	delete(r.members, "disk-8222-data")
+	r.members["path2-data"] = "in_sync"
+	r.refresh(t.Context())
+	if list := r.Board.List(); len(list) > 0 {
+		t.Errorf("alerts: %+v", list)
+	}
+	rows, err := r.List(t.Context())
+	if err != nil || len(rows) != 2 || rows[1].Member != "in_sync" {
+		t.Errorf("%+v %v", rows, err)
+	}
+	r.plug(bootdisktest.Blank(t, "fresh", 9<<30))
+	x, fs := r.Check(t.Context(), "path2", "fresh", "")
+	if len(fs) > 0 || x.Old != second {
+		t.Errorf("%+v %v", x, fs)
+	}
+	if _, fs := r.Check(t.Context(), "disk-8111", "disk-8222", ""); len(fs) != 1 || fs[0].Code != "replace-member" {
+		t.Errorf("a member by its other path: %v", fs)
+	}
+	if log, status := r.exchange("path2", "fresh"); status != "OK" || r.members["path2-data"] != "" {
+		t.Errorf("%s, members %v\n%s", status, r.members, log)
+	}
+}
+
 func TestLayout(t *testing.T) {
 	ref, err := disk.Plan(disk.Request{Size: 8 << 30, SectorSize: 512, Limit: 7 << 30, DiskGUID: first, PartGUIDs: [5]string{first, first, first, first, first}})
 	if err != nil {

@@ -61,12 +61,80 @@ func Distinct(devs []block.Device, sys string, pairs [][2]string) error {
 	return nil
 }
 
+// Devices are the disks and partitions below sys, each disk once (Once).
+func Devices(sys string, used ...string) ([]block.Device, error) {
+	devs, err := block.List(sys)
+	return Once(devs, sys, used...), err
+}
+
+// Once leaves one of the paths to each disk of a system, with the partitions of
+// that path: one of which a device is used already, by its kernel name, else the
+// first by name.
+func Once(devs []block.Device, sys string, used ...string) []block.Device {
+	taken := map[string]bool{}
+	for _, d := range devs {
+		if slices.Contains(used, d.Name) {
+			taken[d.Disk] = true
+		}
+	}
+	gone := map[string]bool{}
+	for _, names := range paths(devs, sys) {
+		keep := names[0]
+		if i := slices.IndexFunc(names, func(n string) bool { return taken[n] }); i >= 0 {
+			keep = names[i]
+		}
+		for _, n := range names {
+			gone[n] = n != keep
+		}
+	}
+	return slices.DeleteFunc(slices.Clone(devs), func(d block.Device) bool { return gone[d.Disk] })
+}
+
+// paths groups the names of disks that have several, in the order of devs.
+func paths(devs []block.Device, sys string) (out [][]string) {
+	type seen struct {
+		block.Device
+		id    string
+		group int // in out, -1 for none
+	}
+	var firsts []seen
+	for _, d := range devs {
+		id := ""
+		if d.Partition == 0 && d.Bytes > 0 {
+			id = hardware(sys, d)
+		}
+		if id == "" {
+			continue
+		}
+		i := slices.IndexFunc(firsts, func(o seen) bool { return o.id == id && o.Bytes == d.Bytes && sameTable(o.Device, d) })
+		switch {
+		case i < 0:
+			firsts = append(firsts, seen{d, id, -1})
+		case firsts[i].group < 0:
+			firsts[i].group = len(out)
+			out = append(out, []string{firsts[i].Name, d.Name})
+		default:
+			out[firsts[i].group] = append(out[firsts[i].group], d.Name)
+		}
+	}
+	return out
+}
+
+// sameTable says whether both have the table of one disk: what disks call
+// themselves alone is not believed.
+func sameTable(a, b block.Device) bool {
+	s, aerr := a.Table()
+	t, berr := b.Table()
+	return aerr == nil && berr == nil && strings.EqualFold(s.DiskGUID, t.DiskGUID)
+}
+
 // hardware is what a disk with several paths calls itself on each of them, ""
-// where that cannot be relied on: USB bridges repeat numbers.
+// where that cannot be relied on: USB bridges repeat numbers, and so do makers of
+// SATA disks, which have one path.
 func hardware(sys string, d block.Device) string {
 	dir := filepath.Join(sys, "class/block", d.Name)
 	real, err := filepath.EvalSymlinks(dir)
-	if err != nil || strings.Contains(real, "/usb") {
+	if err != nil || strings.Contains(real, "/usb") || strings.Contains(real, "/ata") {
 		return ""
 	}
 	read := func(name string) string {

@@ -28,6 +28,25 @@ type Disk struct {
 	// Parts are the partitions' devices by their names in the table. One
 	// without is reached through the whole disk.
 	Parts map[string]string
+	// Paths are the disk under its other names, where several paths lead to it.
+	// It is read and written by the first.
+	Paths []Disk
+}
+
+// Named says whether the kernel has the disk by that name, of any path.
+func (d Disk) Named(name string) bool {
+	return d.Name == name || slices.ContainsFunc(d.Paths, func(p Disk) bool { return p.Name == name })
+}
+
+// Devices are those of a partition on all paths.
+func (d Disk) Devices(part string) []string {
+	var out []string
+	for _, p := range append([]Disk{d}, d.Paths...) {
+		if dev := p.Parts[part]; dev != "" {
+			out = append(out, dev)
+		}
+	}
+	return out
 }
 
 // familySize is the part of a disk's GUID that all disks of an installation
@@ -49,10 +68,15 @@ func GUID(system string, r io.Reader) (string, error) {
 	return strings.ToUpper(system[:familySize]) + g[familySize:], nil
 }
 
-// Find returns the disks of the system, the one with the given GUID first.
-func Find(devs []block.Device, guid string) []Disk {
+// Find returns the disks of the system, the one with the given GUID first. One
+// with several paths is there once.
+func Find(devs []block.Device, sys, guid string) []Disk {
 	var out []Disk
-	for _, d := range devs {
+	others := map[string][]string{}
+	for _, names := range paths(devs, sys) {
+		others[names[0]] = names[1:]
+	}
+	for _, d := range Once(devs, sys) {
 		if d.Partition != 0 || d.Bytes == 0 {
 			continue
 		}
@@ -60,7 +84,13 @@ func Find(devs []block.Device, guid string) []Disk {
 		if err != nil || !Family(t.DiskGUID, guid) {
 			continue
 		}
-		out = append(out, Of(devs, d, t))
+		x := Of(devs, d, t)
+		for _, o := range devs {
+			if o.Partition == 0 && slices.Contains(others[d.Name], o.Name) {
+				x.Paths = append(x.Paths, Of(devs, o, t))
+			}
+		}
+		out = append(out, x)
 	}
 	slices.SortStableFunc(out, func(a, b Disk) int {
 		return second(strings.EqualFold(a.Table.DiskGUID, guid)) - second(strings.EqualFold(b.Table.DiskGUID, guid))

@@ -111,6 +111,13 @@ func Erase(d Disk) error {
 		}
 		defer p.Close()
 		parts[x.Name] = p
+		for _, o := range d.Paths { // who uses the disk by that is not seen by this
+			q, err := o.open(x.Name, true)
+			if err != nil {
+				return err
+			}
+			defer q.Close()
+		}
 	}
 	var errs []error
 	for _, name := range []string{disk.NameData, disk.NameESP, disk.NameBIOS} {

@@ -35,7 +35,7 @@ type System struct {
 func Running(guid string, slot boot.Slot) System {
 	s := System{GUID: guid, Slot: slot, Lock: LockFile, Disks: func() ([]Disk, error) {
 		devs, err := block.List("/sys")
-		return Find(devs, guid), err
+		return Find(devs, "/sys", guid), err
 	}}
 	s.EFI = firmware()
 	return s

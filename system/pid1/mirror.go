@@ -3,6 +3,8 @@ package pid1
 import (
 	"context"
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 
 	"joist/image/boot"
@@ -48,7 +50,7 @@ func (s *system) findStorage(ctx context.Context) (string, error) {
 		return "", err
 	}
 	ms, err := members(ctx, func() ([]array.Member, error) {
-		devs, err := block.List("/sys")
+		devs, err := bootdisk.Devices("/sys")
 		return array.Find(devs, s.opt.Array), err
 	}, mirrorWait)
 	if err != nil {
@@ -100,7 +102,8 @@ func (s *system) tendMirror(ctx context.Context) error {
 	if err := s.alone(); err != nil {
 		return err
 	}
-	devs, err := block.List("/sys")
+	now, _ := array.Read("/sys") // one that does not run uses nothing
+	devs, err := bootdisk.Devices("/sys", slices.Collect(maps.Keys(now.Members))...)
 	if err != nil {
 		return err
 	}
@@ -125,7 +128,7 @@ func (s *system) endInstallation(ctx context.Context) error {
 	if err := bootdisk.Running(s.opt.Disk, slot).ErasePlaces(ctx); err != nil {
 		return err
 	}
-	devs, err := block.List("/sys")
+	devs, err := bootdisk.Devices("/sys")
 	if err != nil {
 		return err
 	}

@@ -9,7 +9,7 @@ import (
 	"time"
 
 	"joist/api/node"
-	"joist/system/block"
+	"joist/system/bootdisk"
 	"joist/system/pool"
 )
 
@@ -34,7 +34,7 @@ func (s *system) openPool(ctx context.Context) error {
 		return err
 	}
 	all, err := poolMembers(ctx, func() ([]pool.Member, error) {
-		devs, err := block.List("/sys")
+		devs, err := bootdisk.Devices("/sys")
 		return pool.Find(devs, s.opt.Pool), err
 	}, poolWait, poolPatience)
 	if err != nil {
@@ -106,7 +106,11 @@ func (s *system) tendPool(ctx context.Context) error {
 	if err := s.alone(); err != nil {
 		return err
 	}
-	devs, err := block.List("/sys")
+	var used []string
+	for _, m := range s.pool.members {
+		used = append(used, strings.TrimPrefix(m.Path, "/dev/"))
+	}
+	devs, err := bootdisk.Devices("/sys", used...)
 	if err != nil {
 		return err
 	}

@@ -59,7 +59,7 @@ func Installed(sys string) (out []string) {
 }
 
 func installed(sys string) (out []found) {
-	devs, err := block.List(sys)
+	devs, err := bootdisk.Devices(sys)
 	if err != nil {
 		return nil
 	}

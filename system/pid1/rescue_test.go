@@ -56,3 +56,20 @@ func TestInstalledWithoutPartitions(t *testing.T) {
 		})
 	}
 }
+
+// A disk with two paths is one system, a copy is two.
+func TestInstalledByTwoPaths(t *testing.T) {
+	b := bootdisktest.NewBuild(t, "0011223344556677")
+	d := bootdisktest.Install(t, strings.ToUpper(oneDisk), b, boot.Fresh())
+	sys := t.TempDir()
+	for _, bus := range []string{"pci0", "pci1"} {
+		bootdisktest.Attach(t, sys, d, bootdisktest.Port{Bus: bus, WWID: "naa.1"})
+	}
+	if got := installed(sys); len(got) != 1 {
+		t.Errorf("two paths: %v", got)
+	}
+	bootdisktest.Attach(t, sys, d, bootdisktest.Port{Bus: "pci2", WWID: "naa.2"})
+	if got := installed(sys); len(got) != 2 {
+		t.Errorf("a copy: %v", got)
+	}
+}

@@ -13,6 +13,7 @@ import (
 
 	"joist/internal/run"
 	"joist/system/block"
+	"joist/system/bootdisk"
 )
 
 // dataPartition is the GPT name of the LVM physical volume.
@@ -22,7 +23,7 @@ const dataPartition = "joist-data"
 // disk; stage 1 has seen the disk already.
 func findData(ctx context.Context, diskGUID string) (string, error) {
 	for {
-		devs, err := block.List("/sys")
+		devs, err := bootdisk.Devices("/sys")
 		if err != nil {
 			return "", err
 		}

@@ -84,7 +84,7 @@ func (b *boot) findSlot(ctx context.Context) error {
 func (b *boot) findOwn(ctx context.Context) error {
 	var found []block.Device
 	_, err := b.search(ctx, "slot "+b.opt.Slot, func(devs []block.Device) (bool, error) {
-		found = block.InPlace(devs, b.opt.Partition())
+		found = block.InPlace(bootdisk.Once(devs, "/sys"), b.opt.Partition())
 		return len(found) > 0, nil
 	})
 	if err != nil {
