@@ -74,6 +74,7 @@ func (r resetter) reset(ctx context.Context, x nodeapi.Reset) error {
 		if fs.Stops() {
 			return server.ParamErrorf("answer", "%v", fs.Err())
 		}
+		a.Disk.Adopt = false // what is kept is decided by the request
 		if why := a.Disk.MemberCount(1); why != "" {
 			return server.ParamErrorf("answer", "the node is made anew on its one disk: %s", why)
 		}

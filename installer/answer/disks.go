@@ -37,12 +37,14 @@ func (d Disk) Layout() string {
 }
 
 // MemberCount says what is wrong with n disks for the layout, "" when nothing.
+// Of a layout that is there already and is kept a disk may be missing.
 func (d Disk) MemberCount(n int) string {
 	raid := d.Layout()
 	least, even := members(raid)
 	switch {
 	case raid == Single && n != 1:
 		return fmt.Sprintf("%s on LVM takes exactly one disk, not %d", d.Filesystem, n)
+	case d.Adopt && n > 0:
 	case n < least:
 		return fmt.Sprintf("%s takes %d disks or more, not %d", raid, least, n)
 	case even && n%2 != 0:

@@ -304,3 +304,13 @@ func TestReleaseArray(t *testing.T) {
 		t.Errorf("%v, ran %v", err, m.script.Calls())
 	}
 }
+
+// LVM reads the mirror of which one disk is left, and none where there is none.
+func TestDegradedMirrorIsRead(t *testing.T) {
+	for _, array := range []string{"", "30313233:34353637:38396162:63646566"} {
+		p := plan.Plan{Disk: probe.Disk{Name: "vda"}, Adopt: &probe.Installation{Group: uuid, Array: array}}
+		if got := strings.Contains(lvmConf(p), "a|^/dev/md127$|"); got != (array != "") {
+			t.Errorf("array %q: the mirror is read: %v", array, got)
+		}
+	}
+}

@@ -38,7 +38,7 @@ func lvmConf(p plan.Plan) string {
 	for _, m := range p.All() {
 		fmt.Fprintf(&accept, "\"a|^/dev/%sp?[0-9]+$|\", ", regexp.QuoteMeta(m.Disk.Name))
 	}
-	if len(p.Further) > 0 {
+	if len(p.Further) > 0 || p.Mirrored() { // an earlier try may have made one
 		fmt.Fprintf(&accept, "\"a|^%s$|\", ", plan.ArrayFile)
 	}
 	return fmt.Sprintf(`devices {

@@ -204,7 +204,7 @@ func (p *Plan) ends() []Action {
 	case p.ZFS():
 		finish.VG = ""
 		return []Action{ClosePool{Name: PoolName, Kept: p.Adopt != nil}, finish}
-	case p.arrayUUID() != "":
+	case p.Mirrored():
 		return []Action{finish, StopArray{File: ArrayFile}}
 	default:
 		return []Action{finish}
@@ -213,6 +213,10 @@ func (p *Plan) ends() []Action {
 
 // ZFS says whether the storage is a pool.
 func (p Plan) ZFS() bool { return p.Pool != nil || p.Adopt != nil && p.Adopt.Pool != "" }
+
+// Mirrored says whether the volume group is on an md array, of which a disk may
+// be missing.
+func (p Plan) Mirrored() bool { return p.arrayUUID() != "" }
 
 // arrayUUID is that of the mirror below the volume group, "" without one.
 func (p Plan) arrayUUID() string {

@@ -57,13 +57,7 @@ func (p *Plan) kept(f probe.Facts) {
 	if a.Adopt = p.InPlace.Table.Marks()&disk.KeepsData != 0; !a.Adopt || d.Installation == nil {
 		return
 	}
-	a.RAID, a.ZFS.RAID = "", ""
-	switch {
-	case d.Installation.Pool != "":
-		a.Filesystem, a.ZFS.RAID = answer.ZFS, answer.RAID0
-	case a.Filesystem == answer.ZFS:
-		a.Filesystem = answer.Ext4
-	}
+	KeptBy(f, *d.Installation).fill(a)
 }
 
 // ownDisk is the disk that the system runs from, whatever the answer names.

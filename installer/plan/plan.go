@@ -205,7 +205,7 @@ func (p *Plan) lay(f probe.Facts, ds []probe.Disk, fs *finding.List) bool {
 		p.ArcMax = p.arc(f.Memory.Size())
 	}
 	if p.Answer.Disk.Adopt {
-		return p.adopt(ds, fs) && p.fits(fs)
+		return p.adopt(f, ds, fs) && p.fits(fs)
 	}
 	hd, key := hdSize(p.Answer.Disk), "disk-setup.lvm.hdsize"
 	if p.Answer.Disk.Filesystem == answer.ZFS {
@@ -324,44 +324,6 @@ func (p *Plan) group(size, limit int64, fs *finding.List) bool {
 		}
 	}
 	return ok
-}
-
-// adopt takes the partitions as they are and keeps what the data partitions
-// hold. Only the boot parts are written anew.
-func (p *Plan) adopt(ds []probe.Disk, fs *finding.List) bool {
-	no := func(d probe.Disk, format string, args ...any) bool {
-		fs.Stopf("adoption-impossible", "/dev/"+d.Name, "leave out [joist.disk] adopt (the data is then lost), or name the disks of that installation and its file system", format, args...)
-		return false
-	}
-	first := ds[0].Installation
-	for i, d := range ds {
-		in := d.Installation
-		switch {
-		case in == nil || in.Table == nil:
-			return no(d, "the disk holds no installation whose data could be kept")
-		case in.Unfinished && !in.KeepsData:
-			return no(d, "the installation on the disk was cut off after it had erased the data")
-		// not by the tables' ids: a first try may have been cut off between them
-		case in.Group != first.Group || in.Array != first.Array || in.Pool != first.Pool:
-			return no(d, "the disk belongs to another installation than %s", ds[0].Name)
-		case p.Answer.Disk.Filesystem == answer.ZFS && in.Pool == "", p.Answer.Disk.Filesystem != answer.ZFS && in.Group == "":
-			return no(d, "its data partition holds no %s", map[bool]string{true: "ZFS pool", false: "volume group"}[p.Answer.Disk.Filesystem == answer.ZFS])
-		case len(ds) > 1 && in.Pool == "" && in.Array == "":
-			return no(d, "its volume group is on no mirror")
-		case !boots(*in.Table):
-			return no(d, "its partitions are not those of an installation")
-		}
-		guid, _, err := p.Identity.Member(i)
-		if err != nil {
-			return no(d, "%v", err)
-		}
-		l := *in.Table
-		l.DiskGUID, l.Partitions = guid, slices.Clone(l.Partitions)
-		p.place(i, d, l)
-	}
-	p.Adopt = first
-	fs.Notef("data-kept", "/dev/"+p.Disk.Name, "the data of installation %s is kept with its guests; only the boot parts and the node's configuration are written", first.ID)
-	return true
 }
 
 // fits checks that the image goes into its slot and twice onto the ESP.

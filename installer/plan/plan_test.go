@@ -342,11 +342,11 @@ func TestFindings(t *testing.T) {
 			a.Disk.Adopt, a.Install.Reinstall = true, true
 		}},
 		{"adoption-impossible", func(f *probe.Facts, a *answer.Answer, _ *Image) { a.Disk.Adopt = true }},
-		{"adoption-impossible", func(f *probe.Facts, a *answer.Answer, _ *Image) {
+		{"adoption-differs", func(f *probe.Facts, a *answer.Answer, _ *Image) {
 			f.Disks[0].Installation = installed(f.Disks[0], 0, "zfs")
 			a.Disk.Adopt, a.Install.Reinstall = true, true
 		}},
-		{"adoption-impossible", func(f *probe.Facts, a *answer.Answer, _ *Image) {
+		{"adoption-differs", func(f *probe.Facts, a *answer.Answer, _ *Image) {
 			members(f, a, 2)
 			a.Disk.RAID, a.Disk.Adopt, a.Install.Reinstall = answer.RAID1, true, true
 			f.Disks[0].Installation, f.Disks[1].Installation = installed(f.Disks[0], 0, "lvm"), installed(f.Disks[1], 1, "lvm")

@@ -29,6 +29,7 @@ func Contents(f io.ReaderAt, d *Disk) {
 	t, err := disk.ReadTable(f, d.Size, d.Sector)
 	if err != nil {
 		d.Contents = append(d.Contents, signatures(f, 0, d.Size, d.Name)...)
+		d.Memberships = memberships(f, 0, d.Size, d.Name)
 		if len(d.Contents) == 0 && used(f) {
 			d.Contents = []Content{{Where: d.Name, Kind: "unknown"}}
 		}
@@ -42,6 +43,7 @@ func Contents(f io.ReaderAt, d *Disk) {
 		where := PartitionName(d.Name, p.Number)
 		names[p.Name] = where
 		found := signatures(f, p.Start, p.Size, where)
+		d.Memberships = append(d.Memberships, memberships(f, p.Start, p.Size, where)...)
 		if p.Name == disk.NameData {
 			in.holds(found)
 		}

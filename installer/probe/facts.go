@@ -152,6 +152,10 @@ type Disk struct {
 	Paths  []string `json:"paths,omitempty"`   // further names of the same disk: multipath, dual port
 	DataID string   `json:"data_id,omitempty"` // 16 hex digits that name what it holds, "" for nothing
 	Health *Health  `json:"health,omitempty"`  // nil: it could not be asked
+
+	// Memberships are of arrays and pools that it has a member of. Facts of an
+	// earlier version have none.
+	Memberships []Membership `json:"memberships,omitempty"`
 }
 
 // Health is what the disk's own monitoring says (SMART).

@@ -152,8 +152,8 @@ func mdSuper(level byte) []byte {
 	return b
 }
 
-// nvlist is the beginning of a vdev label.
-func nvlist(pairs ...[]byte) []byte {
+// vdevLabel is the beginning of a vdev label.
+func vdevLabel(pairs ...[]byte) []byte {
 	b := []byte{1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1}
 	for _, p := range pairs {
 		b = append(b, p...)
@@ -200,7 +200,7 @@ func TestSignatures(t *testing.T) {
 		{size - 8192, mdSuper(1), []Content{{Kind: "md", Name: "host:data", ID: "30313233:34353637:38396162:63646566"}}},
 		{size - 65536, old, []Content{{Kind: "md", ID: "41424344:45464748:494a4b4c:4d4e4f50"}}},
 		{0, append(inMirror, group...), []Content{{Kind: "md", Name: "host:data", ID: "30313233:34353637:38396162:63646566"}, {Kind: "lvm", Name: "vg0", ID: "abcdef-0123-4567-89ab-cdef-0123-456789"}}},
-		{16 << 10, nvlist(nvpair("version", 8, []byte{0, 0, 0, 0, 0, 0, 19, 0x88}), nvpair("name", 9, []byte("\x00\x00\x00\x05rpool\x00\x00\x00")), nvpair("pool_guid", 8, []byte{0, 0, 0, 0, 0, 0, 1, 0})),
+		{16 << 10, vdevLabel(nvpair("version", 8, []byte{0, 0, 0, 0, 0, 0, 19, 0x88}), nvpair("name", 9, []byte("\x00\x00\x00\x05rpool\x00\x00\x00")), nvpair("pool_guid", 8, []byte{0, 0, 0, 0, 0, 0, 1, 0})),
 			[]Content{{Kind: "zfs", Name: "rpool", ID: "256"}}},
 		{510, []byte("\x55\xaa"), []Content{{Kind: "mbr"}}},
 		{100, []byte("x"), []Content{{Kind: "unknown"}}},
@@ -362,7 +362,7 @@ func TestFactsGolden(t *testing.T) {
 func FuzzContents(f *testing.F) {
 	f.Add(lvm("x"))
 	f.Add(append(make([]byte, 4096), mdSuper(1)...))
-	f.Add(append(make([]byte, 16<<10), nvlist(nvpair("name", 9, []byte("\x00\x00\x00\x05rpool\x00\x00\x00")), nvpair("pool_guid", 8, make([]byte, 8)))...))
+	f.Add(append(make([]byte, 16<<10), vdevLabel(nvpair("name", 9, []byte("\x00\x00\x00\x05rpool\x00\x00\x00")), nvpair("pool_guid", 8, make([]byte, 8)))...))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		r := bytesAt(b)
 		signatures(r, 0, int64(len(b)), "sda")

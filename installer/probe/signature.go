@@ -2,7 +2,6 @@ package probe
 
 import (
 	"bytes"
-	"encoding/binary"
 	"encoding/hex"
 	"fmt"
 	"io"
@@ -47,7 +46,7 @@ func signatures(r io.ReaderAt, base, size int64, where string) []Content {
 			out = append(out, plain(r, base+data, where)...)
 		}
 	}
-	if c, ok := zfsMember(r, base, where); ok {
+	if c, ok := zfsMember(r, base, size, where); ok {
 		out = append(out, c)
 	}
 	if len(out) == 0 {
@@ -168,77 +167,36 @@ func volumeGroup(r io.ReaderAt, base int64) (name, id string) {
 
 const mdMagic = "\xfc\x4e\x2b\xa9"
 
-// mdMember reads an md superblock (include/uapi/linux/raid/md_p.h): version
-// 1.2 at 4 KiB, 1.1 at the start, 1.0 within the last 12 KiB, 0.90 at the last
-// whole 64 KiB. data is where the content begins, 0 when it is not a mirror.
+// mdMember reads an md superblock. data is where the content begins, 0 when it
+// is not a mirror.
 func mdMember(r io.ReaderAt, base, size int64, where string) (c Content, data int64, ok bool) {
+	at, ok := mdSuperblock(r, base, size)
 	b := make([]byte, 136)
-	sectors := size / 512
-	for _, at := range []int64{4096, 0, (sectors - 16) / 8 * 8 * 512} {
-		if at < 0 {
-			continue
-		}
-		if _, err := r.ReadAt(b, base+at); err != nil || string(b[:4]) != mdMagic || u32(b[4:]) != 1 {
-			continue
-		}
-		name, _, _ := bytes.Cut(b[32:64], []byte{0})
-		c = Content{Where: where, Kind: "md", Name: clean(string(name)), ID: colons(b[16:32])}
-		if off := u64(b[128:]); u32(b[72:]) == 1 && off < uint64(sectors) {
-			data = int64(off) * 512
-		}
-		return c, data, true
-	}
-	at := sectors/128*128*512 - 65536
-	if at <= 0 {
+	if !ok {
 		return c, 0, false
 	}
-	if _, err := r.ReadAt(b, base+at); err != nil || string(b[:4]) != mdMagic || u32(b[4:]) != 0 {
+	if _, err := r.ReadAt(b, at); err != nil {
 		return c, 0, false
 	}
-	return Content{Where: where, Kind: "md", ID: colons(append(bytes.Clone(b[20:24]), b[52:64]...))}, 0, true
+	if u32(b[4:]) == 0 {
+		return Content{Where: where, Kind: "md", ID: colons(append(bytes.Clone(b[20:24]), b[52:64]...))}, 0, true
+	}
+	name, _, _ := bytes.Cut(b[32:64], []byte{0})
+	c = Content{Where: where, Kind: "md", Name: clean(string(name)), ID: colons(b[16:32])}
+	if off := u64(b[128:]); u32(b[72:]) == 1 && off < uint64(size/512) {
+		data = int64(off) * 512
+	}
+	return c, data, true
 }
 
 // colons spells an array's UUID as mdadm does.
 func colons(b []byte) string { return fmt.Sprintf("%x:%x:%x:%x", b[:4], b[4:8], b[8:12], b[12:16]) }
 
-// zfsMember reads name and GUID of the pool from the first label of a vdev:
-// an XDR-encoded list of names and values 16 KiB in (OpenZFS,
-// module/nvpair/nvpair.c and include/sys/vdev_impl.h).
-func zfsMember(r io.ReaderAt, base int64, where string) (Content, bool) {
-	var head [4]byte
-	if _, err := r.ReadAt(head[:], base+16<<10); err != nil || head[0] != 1 || head[2] != 0 || head[3] != 0 { // encoding: XDR
+// zfsMember reads name and GUID of the pool from the label of a vdev.
+func zfsMember(r io.ReaderAt, base, size int64, where string) (Content, bool) {
+	v, ok := zfsLabel(r, base, size)
+	if !ok {
 		return Content{}, false
 	}
-	b := make([]byte, 112<<10)
-	if n, err := r.ReadAt(b, base+16<<10); err != nil && n < 64 {
-		return Content{}, false
-	}
-	c := Content{Where: where, Kind: "zfs"}
-	be := binary.BigEndian
-	for at := 12; at+8 <= len(b); {
-		size := int(be.Uint32(b[at:]))
-		if size < 20 || size > len(b)-at {
-			break
-		}
-		pair := b[at+8 : at+size]
-		at += size
-		n := int(be.Uint32(pair))
-		if n < 0 || n > len(pair)-4 {
-			break
-		}
-		name, rest := string(pair[4:4+n]), pair[min(4+(n+3)/4*4, len(pair)):]
-		if len(rest) < 16 {
-			continue
-		}
-		kind, value := be.Uint32(rest), rest[8:]
-		switch {
-		case name == "name" && kind == 9: // string
-			if l := int(be.Uint32(value)); l <= len(value)-4 {
-				c.Name = clean(string(value[4 : 4+l]))
-			}
-		case name == "pool_guid" && kind == 8: // uint64
-			c.ID = fmt.Sprint(be.Uint64(value))
-		}
-	}
-	return c, c.ID != ""
+	return Content{Where: where, Kind: "zfs", Name: clean(v.Text("name")), ID: fmt.Sprint(v.Number("pool_guid"))}, true
 }

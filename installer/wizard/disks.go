@@ -198,10 +198,11 @@ func confirmReplace(t Terminal, f probe.Facts, disks []probe.Disk, a *answer.Ans
 	if a.Install.Installation = typed[0]; len(typed) > 1 {
 		a.Install = answer.Install{Reinstall: true}
 	}
-	if !adoptable(disks, a.Disk) {
+	k, ok := adoptable(f, disks)
+	if !ok {
 		return nil
 	}
-	t.Print("Its data, with the guests, can be kept; otherwise everything is lost.\n")
+	t.Print(fmt.Sprintf("Its data, with the guests, can be kept: %s. Otherwise everything is lost.\n", k))
 	for {
 		t.Print("Keep the data, yes or no: ")
 		reply, err := t.Line()
@@ -210,7 +211,7 @@ func confirmReplace(t Terminal, f probe.Facts, disks []probe.Disk, a *answer.Ans
 		}
 		switch strings.ToLower(strings.TrimSpace(reply)) {
 		case "yes":
-			a.Disk.Adopt = true
+			keep(t, k, a)
 			return nil
 		case "no":
 			return nil
@@ -218,19 +219,32 @@ func confirmReplace(t Terminal, f probe.Facts, disks []probe.Disk, a *answer.Ans
 	}
 }
 
-// adoptable says whether all disks are of one system in this layout.
-func adoptable(disks []probe.Disk, d answer.Disk) bool {
+// adoptable says whether all disks are of one system whose data can be kept.
+func adoptable(f probe.Facts, disks []probe.Disk) (k plan.Kept, ok bool) {
 	first := disks[0].Installation
 	for _, x := range disks {
 		in := x.Installation
-		if in == nil || first == nil || in.Table == nil || in.Group != first.Group || in.Array != first.Array || in.Pool != first.Pool {
-			return false
-		}
-		if d.Filesystem == answer.ZFS && in.Pool == "" || d.Filesystem != answer.ZFS && in.Group == "" || len(disks) > 1 && in.Pool == "" && in.Array == "" {
-			return false
+		if in == nil || in.Table == nil || in.Group != first.Group || in.Array != first.Array || in.Pool != first.Pool || in.Group == "" && in.Pool == "" {
+			return k, false
 		}
 	}
-	return true
+	k = plan.KeptBy(f, *first)
+	return k, !k.Lost && len(k.Other) == 0
+}
+
+// keep takes what is there, whatever layout was chosen: all its disks, since one
+// that is left out would go on starting the old system.
+func keep(t Terminal, k plan.Kept, a *answer.Answer) {
+	chosen := a.Disk.List
+	k.Take(&a.Disk)
+	for _, d := range k.Disks {
+		if !slices.Contains(chosen, d.Name) {
+			t.Print(fmt.Sprintf("The disk %s belongs to it and is taken with the rest.\n", d.Name))
+		}
+		if d.Installation.ID != a.Install.Installation { // a try that was cut off between the disks
+			a.Install = answer.Install{Reinstall: true}
+		}
+	}
 }
 
 // confirmLoss wants the id of whatever else would be lost.

@@ -109,6 +109,7 @@ func TestAsk(t *testing.T) {
 		{"several for one", with("5", "1 5", "1"), `zfs.raid = "raid0"`, "for one disk"},
 		{"replace", with("", "3", "0123456789abcdef", "no"), `installation = "0123456789abcdef"`, "Type its id"},
 		{"keep", with("3", "3 4", "0123456789abcdef", "maybe", "yes"), "adopt = true", "with the guests"},
+		{"keep all of it", with("", "3", "0123456789abcdef", "yes"), `raid = "raid1"`, "The disk vdd belongs to it"},
 		{"keep not", with("3", "3 4", "0123456789abcdef", "no"), `installation = "0123456789abcdef"`, "with the guests"},
 		{"not replaced", []string{"", "3", "no"}, "", "Type its id"},
 		{"foreign data", with("", "5", "fedcba9876543210"), `overwrite = ["fedcba9876543210"]`, "vde ext4 home"},

@@ -17,6 +17,7 @@ import (
 	"strconv"
 	"strings"
 
+	"joist/internal/nvlist"
 	"joist/internal/run"
 	"joist/system/block"
 )
@@ -43,13 +44,12 @@ type Node struct {
 	Children []Node
 }
 
-func node(v values) Node {
-	n := Node{Type: v.text("type"), GUID: v.number("guid"), Parity: int(v.number("nparity") & 3)}
+func node(v nvlist.Values) Node {
+	n := Node{Type: v.Text("type"), GUID: v.Number("guid"), Parity: int(v.Number("nparity") & 3)}
 	for _, word := range []string{"not_present", "offline", "faulted", "removed"} {
-		n.Gone = n.Gone || v.number(word) != 0
+		n.Gone = n.Gone || v.Number(word) != 0
 	}
-	children, _ := v["children"].([]values)
-	for _, c := range children {
+	for _, c := range v.Lists("children") {
 		n.Children = append(n.Children, node(c))
 	}
 	return n
@@ -87,11 +87,11 @@ func (n Node) works(there map[uint64]bool) bool {
 var namePattern = regexp.MustCompile(`^[a-zA-Z][a-zA-Z0-9_.:-]{0,200}$`)
 
 // member makes one of a label.
-func member(v values) (m Member, guid string, ok bool) {
-	tree, _ := v["vdev_tree"].(values)
-	m = Member{Name: v.text("name"), GUID: v.number("guid"), Txg: v.number("txg"), Top: node(tree)}
-	m.Tops = int(min(v.number("vdev_children"), 1<<16)) - int(min(v.number("hole_array"), 1<<16))
-	return m, strconv.FormatUint(v.number("pool_guid"), 10), tree != nil && namePattern.MatchString(m.Name)
+func member(v nvlist.Values) (m Member, guid string, ok bool) {
+	tree, _ := v["vdev_tree"].(nvlist.Values)
+	m = Member{Name: v.Text("name"), GUID: v.Number("guid"), Txg: v.Number("txg"), Top: node(tree)}
+	m.Tops = int(min(v.Number("vdev_children"), 1<<16)) - int(min(v.Number("hole_array"), 1<<16))
+	return m, strconv.FormatUint(v.Number("pool_guid"), 10), tree != nil && namePattern.MatchString(m.Name)
 }
 
 // GUID is that of the pool that a device belongs to, "" where it belongs to
@@ -102,7 +102,7 @@ func GUID(device string) string {
 		return ""
 	}
 	defer f.Close()
-	if v, ok := readLabel(f); ok {
+	if v, ok := nvlist.ReadLabel(f); ok {
 		if _, guid, ok := member(v); ok {
 			return guid
 		}
@@ -122,7 +122,7 @@ func Find(devs []block.Device, guid string) []Member {
 		if err != nil {
 			continue
 		}
-		v, ok := readLabel(f)
+		v, ok := nvlist.ReadLabel(f)
 		f.Close()
 		if !ok {
 			continue

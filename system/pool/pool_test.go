@@ -11,6 +11,7 @@ import (
 	"strings"
 	"testing"
 
+	"joist/internal/nvlist"
 	"joist/internal/run"
 )
 
@@ -21,29 +22,29 @@ func str(s string) []byte {
 }
 
 // encode is the inverse of list.
-func encode(v values) []byte {
+func encode(v nvlist.Values) []byte {
 	out := append(u32(0), u32(1)...)
 	for _, name := range slices.Sorted(maps.Keys(v)) {
 		kind, count, data := 0, 1, []byte(nil)
 		switch x := v[name].(type) {
 		case uint64:
-			kind, data = typeNumber, binary.BigEndian.AppendUint64(nil, x)
+			kind, data = nvlist.TypeNumber, binary.BigEndian.AppendUint64(nil, x)
 		case string:
-			kind, data = typeText, str(x)
-		case values:
-			kind, data = typeList, encode(x)
-		case []values:
-			kind, count = typeLists, len(x)
+			kind, data = nvlist.TypeText, str(x)
+		case nvlist.Values:
+			kind, data = nvlist.TypeList, encode(x)
+		case []nvlist.Values:
+			kind, count = nvlist.TypeLists, len(x)
 			for _, c := range x {
 				data = append(data, encode(c)...)
 			}
 		case []uint64:
-			kind, count = typeNumbers, len(x)
+			kind, count = nvlist.TypeNumbers, len(x)
 			for _, n := range x {
 				data = binary.BigEndian.AppendUint64(data, n)
 			}
 		case bool:
-			kind, count = typeBoolean, 0
+			kind, count = nvlist.TypeBoolean, 0
 		}
 		p := slices.Concat(str(name), u32(kind), u32(count), data)
 		out = slices.Concat(out, u32(8+len(p)), u32(0), p)
@@ -51,33 +52,33 @@ func encode(v values) []byte {
 	return append(out, make([]byte, 8)...)
 }
 
-func disk(guid uint64, words ...string) values {
-	v := values{"type": "disk", "guid": guid, "path": "/dev/vda5"}
+func disk(guid uint64, words ...string) nvlist.Values {
+	v := nvlist.Values{"type": "disk", "guid": guid, "path": "/dev/vda5"}
 	for _, w := range words {
 		v[w] = uint64(1)
 	}
 	return v
 }
 
-func group(typ string, guid, parity uint64, children ...values) values {
-	return values{"type": typ, "guid": guid, "nparity": parity, "children": children}
+func group(typ string, guid, parity uint64, children ...nvlist.Values) nvlist.Values {
+	return nvlist.Values{"type": typ, "guid": guid, "nparity": parity, "children": children}
 }
 
 // vdev is the beginning of a device with these two labels.
-func vdev(labels ...values) []byte {
-	b := make([]byte, 2*labelSize)
+func vdev(labels ...nvlist.Values) []byte {
+	b := make([]byte, 2*nvlist.LabelSize)
 	for i, v := range labels {
-		copy(b[i*labelSize+listAt:], append([]byte{1, 1, 0, 0}, encode(v)...))
+		copy(b[i*nvlist.LabelSize+nvlist.ListAt:], append([]byte{1, 1, 0, 0}, encode(v)...))
 	}
 	return b
 }
 
-func label(guid, txg uint64, tops uint64, tree values) values {
-	return values{"name": "rpool", "pool_guid": uint64(77), "guid": guid, "txg": txg, "vdev_children": tops, "vdev_tree": tree,
-		"features_for_read": values{"com.delphix:hole_birth": true}, "hole_array": []uint64{}}
+func label(guid, txg uint64, tops uint64, tree nvlist.Values) nvlist.Values {
+	return nvlist.Values{"name": "rpool", "pool_guid": uint64(77), "guid": guid, "txg": txg, "vdev_children": tops, "vdev_tree": tree,
+		"features_for_read": nvlist.Values{"com.delphix:hole_birth": true}, "hole_array": []uint64{}}
 }
 
-func of(guid, txg, tops uint64, tree values) Member {
+func of(guid, txg, tops uint64, tree nvlist.Values) Member {
 	m, _, _ := member(label(guid, txg, tops, tree))
 	m.Path = "/dev/vd" + string(rune('a'+guid%10-1)) + "5"
 	return m
@@ -93,10 +94,10 @@ func TestLabels(t *testing.T) {
 	}{
 		"new first":  {vdev(label(11, 9, 1, tree), label(11, 5, 1, tree)), "77", 9},
 		"new second": {vdev(label(11, 5, 1, tree), label(11, 9, 1, tree)), "77", 9},
-		"one torn":   {vdev(values{}, label(11, 5, 1, tree)), "77", 5},
-		"none":       {make([]byte, 2*labelSize), "", 0},
+		"one torn":   {vdev(nvlist.Values{}, label(11, 5, 1, tree)), "77", 5},
+		"none":       {make([]byte, 2*nvlist.LabelSize), "", 0},
 		"short":      {make([]byte, 4096), "", 0},
-		"bad name":   {vdev(values{"name": "-f", "pool_guid": uint64(77), "vdev_tree": tree}), "", 0},
+		"bad name":   {vdev(nvlist.Values{"name": "-f", "pool_guid": uint64(77), "vdev_tree": tree}), "", 0},
 	} {
 		if err := os.WriteFile(dev, c.b, 0o600); err != nil {
 			t.Fatal(err)
@@ -108,8 +109,8 @@ func TestLabels(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if v, ok := readLabel(f); c.guid != "" && (!ok || v.number("txg") != c.txg) {
-			t.Errorf("%s: txg %d", name, v.number("txg"))
+		if v, ok := nvlist.ReadLabel(f); c.guid != "" && (!ok || v.Number("txg") != c.txg) {
+			t.Errorf("%s: txg %d", name, v.Number("txg"))
 		}
 		f.Close()
 	}
@@ -118,7 +119,7 @@ func TestLabels(t *testing.T) {
 func FuzzParse(f *testing.F) {
 	f.Add(append([]byte{1, 1, 0, 0}, encode(label(1, 2, 1, group("mirror", 3, 0, disk(1), disk(2))))...))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		v, err := parse(b)
+		v, err := nvlist.Parse(b)
 		if err != nil {
 			return
 		}
@@ -129,7 +130,7 @@ func FuzzParse(f *testing.F) {
 }
 
 // mirrored is the tree of a mirror of the devices 1 and 2.
-func mirrored(of1, of2 []string) values {
+func mirrored(of1, of2 []string) nvlist.Values {
 	return group("mirror", 50, 0, disk(1, of1...), disk(2, of2...))
 }
 

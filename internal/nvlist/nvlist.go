@@ -1,4 +1,6 @@
-package pool
+// Package nvlist reads the lists of names and values in which OpenZFS describes
+// a pool on each of its devices.
+package nvlist
 
 import (
 	"encoding/binary"
@@ -9,27 +11,33 @@ import (
 // Where the list of a vdev's label is (include/sys/vdev_impl.h, vdev_label_t):
 // behind 16 KiB of the label, two of which are at the beginning of the device.
 const (
-	labelSize = 256 << 10
-	listAt    = 16 << 10
+	LabelSize = 256 << 10
+	ListAt    = 16 << 10
 	listSize  = 112 << 10
 )
 
-// values is a list of names and values, nvlist_t of OpenZFS. Of the types only
-// those that are asked for are kept: uint64, string, values and []values; of
+// Values is a list of names and values, nvlist_t of OpenZFS. Of the types only
+// those that are asked for are kept: uint64, string, Values and []Values; of
 // an array of numbers their count.
-type values map[string]any
+type Values map[string]any
 
-func (v values) number(name string) uint64 { n, _ := v[name].(uint64); return n }
-func (v values) text(name string) string   { s, _ := v[name].(string); return s }
+// Number is the value of that name, 0 where there is none.
+func (v Values) Number(name string) uint64 { n, _ := v[name].(uint64); return n }
+
+// Text is the value of that name, "" where there is none.
+func (v Values) Text(name string) string { s, _ := v[name].(string); return s }
+
+// Lists are the lists of that name.
+func (v Values) Lists(name string) []Values { l, _ := v[name].([]Values); return l }
 
 // The types of values (include/sys/nvpair.h, data_type_t).
 const (
-	typeBoolean = 1
-	typeNumber  = 8
-	typeText    = 9
-	typeNumbers = 16
-	typeList    = 19
-	typeLists   = 20
+	TypeBoolean = 1
+	TypeNumber  = 8
+	TypeText    = 9
+	TypeNumbers = 16
+	TypeList    = 19
+	TypeLists   = 20
 )
 
 // maxDepth is more than a label has: list, vdev, its disks, a replacement.
@@ -67,8 +75,8 @@ func (r *reader) text() string {
 }
 
 // list reads one list to its end mark, two zeros (module/nvpair/nvpair.c).
-func (r *reader) list(depth int) values {
-	out := values{}
+func (r *reader) list(depth int) Values {
+	out := Values{}
 	if depth > maxDepth {
 		r.bad = true
 		return out
@@ -86,18 +94,18 @@ func (r *reader) list(depth int) values {
 		}
 		name, kind, count := p.text(), p.u32(), p.u32()
 		switch kind {
-		case typeBoolean:
+		case TypeBoolean:
 			out[name] = uint64(1)
-		case typeNumber:
+		case TypeNumber:
 			out[name] = binary.BigEndian.Uint64(p.take(8))
-		case typeText:
+		case TypeText:
 			out[name] = p.text()
-		case typeNumbers:
+		case TypeNumbers:
 			out[name] = uint64(count)
-		case typeList:
+		case TypeList:
 			out[name] = p.list(depth + 1)
-		case typeLists:
-			var l []values
+		case TypeLists:
+			var l []Values
 			for range min(count, len(p.b)/8) {
 				l = append(l, p.list(depth+1))
 			}
@@ -108,8 +116,8 @@ func (r *reader) list(depth int) values {
 	return out
 }
 
-// parse reads a label's list.
-func parse(b []byte) (values, error) {
+// Parse reads a label's list.
+func Parse(b []byte) (Values, error) {
 	if len(b) < 12 || b[0] != 1 { // encoding: XDR
 		return nil, errList
 	}
@@ -121,16 +129,16 @@ func parse(b []byte) (values, error) {
 	return v, nil
 }
 
-// readLabel reads the newer of the two labels at the beginning of a vdev.
-func readLabel(r io.ReaderAt) (values, bool) {
-	var best values
+// ReadLabel reads the newer of the two labels at the beginning of a vdev.
+func ReadLabel(r io.ReaderAt) (Values, bool) {
+	var best Values
 	for i := range int64(2) {
 		b := make([]byte, listSize)
-		if _, err := r.ReadAt(b, i*labelSize+listAt); err != nil {
+		if _, err := r.ReadAt(b, i*LabelSize+ListAt); err != nil {
 			continue
 		}
-		v, err := parse(b)
-		if err == nil && v.number("pool_guid") != 0 && (best == nil || v.number("txg") > best.number("txg")) {
+		v, err := Parse(b)
+		if err == nil && v.Number("pool_guid") != 0 && (best == nil || v.Number("txg") > best.Number("txg")) {
 			best = v
 		}
 	}
