@@ -154,25 +154,26 @@ func (s *session) install(ctx context.Context) (int, error) {
 	if err != nil {
 		return exitFailed, err
 	}
-	var p plan.Plan
 	id, err := plan.NewIdentity(rand.Reader)
 	if err != nil {
 		return exitFailed, err
 	}
-	if !fs.Stops() {
+	wrong := fs.Stops()
+	if !wrong {
 		if id.RSAKey, err = key(); err != nil {
 			return exitFailed, err
 		}
-		var more finding.List
-		p, more = plan.Make(f, s.answer, img, id)
-		fs = append(append(fs, more...), apply.Check(p)...)
-	} else {
-		// the machine's findings come together with the file's
-		fs = append(fs, preflight.Check(f)...)
+	}
+	// what speaks against a wrong answer besides is said with it
+	p, more := plan.Make(f, s.answer, img, id)
+	for _, x := range append(more, apply.Check(p)...) {
+		if !slices.Contains(fs, x) {
+			fs.Add(x)
+		}
 	}
 	s.keepReport(p, fs)
 	fs.Write(s.out)
-	if fs.Stops() && p.Result != plan.BootExisting {
+	if fs.Stops() && (wrong || p.Result != plan.BootExisting) {
 		fmt.Fprint(s.out, "\nNothing was written.\n")
 		return exitFindings, nil
 	}

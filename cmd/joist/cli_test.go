@@ -137,7 +137,7 @@ func TestPlanFiles(t *testing.T) {
 	execute(t, nil, "", "plan", "--answer", ans, "--facts", ans).check(t, exitFailed, "", "read facts")
 	execute(t, nil, "", "plan", "--answer", ans, "--facts", facts, "--image", ans).check(t, exitFailed, "", "read image")
 	execute(t, nil, "", "plan", "--answer", ans, "--facts", facts).check(t, exitFailed, "", "run joist build iso, or name one with --image")
-	execute(t, nil, "x", "plan", "--answer", "-", "--facts", facts).check(t, exitFindings, "")
+	execute(t, nil, "x", "plan", "--answer", "-", "--facts", facts).check(t, exitFindings, "", "answer-syntax", "no-disk")
 	disk := write(t, "a.img", "")
 	execute(t, nil, "", "plan", "--answer", ans, "--disks", disk+".no").check(t, exitFailed, "", "read disk image")
 	execute(t, nil, "", "plan", "--answer", ans, "--disks", disk).check(t, exitFailed, "", "is empty")

@@ -18,6 +18,7 @@ import (
 	"joist/image/boot"
 	"joist/installer/answer"
 	"joist/installer/plan"
+	"joist/installer/preflight"
 	"joist/installer/probe"
 )
 
@@ -79,11 +80,13 @@ func (c *cli) plan(o planOptions) error {
 	if err != nil {
 		return err
 	}
-	if found.Stops() {
+	wrong := found.Stops()
+	img, err := readImage(o.image)
+	if err != nil && wrong { // no plan comes of it anyway
+		found = append(found, preflight.Check(facts)...)
 		found.Write(c.err)
 		return errShown
 	}
-	img, err := readImage(o.image)
 	if err != nil {
 		return err
 	}
@@ -94,7 +97,7 @@ func (c *cli) plan(o planOptions) error {
 	p, more := plan.Make(facts, a, img, id)
 	found = append(found, more...)
 	found.Write(c.err)
-	if found.Stops() && p.Result != plan.BootExisting {
+	if found.Stops() && (wrong || p.Result != plan.BootExisting) {
 		return errShown
 	}
 	if o.json {

@@ -55,11 +55,27 @@ type Answer struct {
 	at      map[string]place // where each key stands
 	bad     map[string]bool  // keys whose value has the wrong type, and was said so
 	partial bool             // lines were unreadable: a missing key may stand there
+	wrong   []string         // keys that a finding stops at
 }
 
 // Unattended says that the answer came from a file: nobody is there to be
 // asked about what it leaves open.
 func (a Answer) Unattended() bool { return a.name != "" }
+
+// Sound says that what the file has of these keys, or below them, can be relied
+// on, though other parts may be wrong. For keys that may be left out it must also
+// be Readable.
+func (a Answer) Sound(keys ...string) bool {
+	return !slices.ContainsFunc(a.wrong, func(w string) bool {
+		return slices.ContainsFunc(keys, func(k string) bool { return w == k || strings.HasPrefix(w, k+".") || strings.HasPrefix(k, w+".") })
+	})
+}
+
+// Readable says that no line was left out because it could not be read.
+func (a Answer) Readable() bool { return !a.partial }
+
+// Right says that nothing of the file stops.
+func (a Answer) Right() bool { return a.Readable() && len(a.wrong) == 0 }
 
 // Global is [global].
 type Global struct {
@@ -243,7 +259,8 @@ func Load(r io.Reader, name string) (Answer, finding.List) {
 		return a, fs
 	}
 	fs = append(fs, a.decode(d)...)
-	fs = append(fs, a.Validate()...)
+	c := a.check()
+	fs, a.wrong = append(fs, c.fs...), append(a.wrong, c.wrong...)
 	slices.SortStableFunc(fs, func(x, y finding.Finding) int { return x.Line - y.Line })
 	return a, fs
 }

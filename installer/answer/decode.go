@@ -176,6 +176,7 @@ func (a *Answer) decode(d document) finding.List {
 		report := func(code, hint, text string) {
 			fs.Add(finding.Finding{Level: finding.Stop, Code: code, Path: a.name, Line: l.at.line, Column: l.at.column,
 				Source: l.at.source, Text: text, Hint: hint})
+			a.wrong = append(a.wrong, canonical)
 		}
 		switch {
 		case f == nil && isTable(fields, canonical):

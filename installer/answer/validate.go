@@ -50,12 +50,18 @@ var (
 
 // checker collects the findings about one answer.
 type checker struct {
-	a  *Answer
-	fs finding.List
+	a     *Answer
+	fs    finding.List
+	wrong []string // keys
 }
 
 func (c *checker) stop(key, code, hint, format string, args ...any) {
 	p := c.a.at[key]
+	if code == "answer-disk-count" { // the disks are right, or the layout is
+		c.wrong = append(c.wrong, "disk-setup.filesystem")
+	} else {
+		c.wrong = append(c.wrong, key)
+	}
 	c.fs.Add(finding.Finding{Level: finding.Stop, Code: code, Path: c.path(key, p), Line: p.line, Column: p.column,
 		Source: p.source, Text: fmt.Sprintf(format, args...), Hint: hint})
 }
@@ -84,8 +90,10 @@ func (c *checker) given(key string, has bool) bool {
 }
 
 // Validate checks every value and the rules between keys.
-func (a Answer) Validate() finding.List {
-	c := &checker{a: &a}
+func (a Answer) Validate() finding.List { return a.check().fs }
+
+func (a *Answer) check() *checker {
+	c := &checker{a: a}
 	for _, f := range schema() {
 		c.value(&f)
 	}
@@ -95,7 +103,7 @@ func (a Answer) Validate() finding.List {
 	c.disk()
 	c.hooks()
 	c.joist()
-	return c.fs
+	return c
 }
 
 // value checks one key by its row: required, one of a list, within a range.

@@ -32,10 +32,12 @@ func filterText(m map[string]string) string {
 }
 
 // chooseDisks finds the disks that the answer means: those it names, or those
-// that its filter matches. Where one is needed a filter must match one.
-func chooseDisks(f probe.Facts, a answer.Answer, fs *finding.List) ([]probe.Disk, bool) {
+// that its filter matches. Where one is needed a filter must match one. counted
+// says that the layout is known, and with it how many there have to be. Disks that
+// were found by their names are returned though others were not.
+func chooseDisks(f probe.Facts, a answer.Answer, counted bool, fs *finding.List) ([]probe.Disk, bool) {
 	if len(a.Disk.List) > 0 {
-		return namedDisks(f, a, fs)
+		return namedDisks(f, a, counted, fs)
 	}
 	var found []probe.Disk
 	for _, d := range f.Disks {
@@ -48,6 +50,9 @@ func chooseDisks(f probe.Facts, a answer.Answer, fs *finding.List) ([]probe.Disk
 	case len(found) == 0:
 		fs.Stopf("disk-not-found", "disk-setup.filter", "this machine has: "+diskNames(f.Disks)+"; `joist-install check` shows their properties",
 			"no disk matches %s", filterText(a.Disk.Filter))
+	case !counted && len(found) == 1:
+		return found, false
+	case !counted: // nothing says whether all of them are meant
 	case single && len(found) > 1:
 		fs.Stopf("disk-ambiguous", "disk-setup.filter", "add a property that only one of them has, such as ID_SERIAL, and filter-match = \"all\"",
 			"%d disks match %s: %s", len(found), filterText(a.Disk.Filter), diskNames(found))
@@ -60,7 +65,7 @@ func chooseDisks(f probe.Facts, a answer.Answer, fs *finding.List) ([]probe.Disk
 	return nil, false
 }
 
-func namedDisks(f probe.Facts, a answer.Answer, fs *finding.List) ([]probe.Disk, bool) {
+func namedDisks(f probe.Facts, a answer.Answer, counted bool, fs *finding.List) ([]probe.Disk, bool) {
 	var out []probe.Disk
 	ok := true
 	for _, name := range a.Disk.List {
@@ -77,11 +82,11 @@ func namedDisks(f probe.Facts, a answer.Answer, fs *finding.List) ([]probe.Disk,
 			out = append(out, d)
 		}
 	}
-	if why := a.Disk.MemberCount(len(out)); ok && why != "" {
+	if why := a.Disk.MemberCount(len(out)); ok && counted && why != "" {
 		fs.Stopf("disk-count", "disk-setup.disk-list", "name as many disks as the layout takes", "%s", why)
 		ok = false
 	}
-	return out, ok
+	return out, ok && counted
 }
 
 func diskNames(ds []probe.Disk) string {

@@ -61,21 +61,21 @@ func (p *Plan) kept(f probe.Facts) {
 }
 
 // ownDisk is the disk that the system runs from, whatever the answer names.
-func ownDisk(f probe.Facts, a answer.Answer, fs *finding.List) ([]probe.Disk, bool) {
+func ownDisk(f probe.Facts, a answer.Answer, counted bool, fs *finding.List) ([]probe.Disk, bool) {
 	d, ok := f.Find(f.InPlace.Disk)
 	if !ok {
 		fs.Stopf("disk-not-found", "/dev/"+f.InPlace.Disk, "start the machine again", "the disk that the system was started from is gone")
 		return nil, false
 	}
-	if why := a.Disk.MemberCount(1); why != "" {
+	if why := a.Disk.MemberCount(1); counted && why != "" {
 		fs.Stopf("disk-image-one", "disk-setup", "use a layout of one disk (ext4, xfs, or zfs with raid0), or install from the ISO",
 			"the system is made on the disk that it was started from: %s", why)
-		return nil, false
+		return []probe.Disk{d}, false
 	}
 	if !slices.Equal(a.Disk.List, []string{d.Name}) {
 		fs.Notef("disk-fixed", "/dev/"+d.Name, "the node is made on the disk that the system was started from, /dev/%s", d.Name)
 	}
-	return []probe.Disk{d}, true
+	return []probe.Disk{d}, counted
 }
 
 // target is preflight's look at a disk; one that an image was written to can be

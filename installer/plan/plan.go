@@ -130,50 +130,54 @@ type Plan struct {
 }
 
 // Make plans. The findings hold preflight's with the answer's waivers applied;
-// when one stops, the plan is not to be carried out.
+// when one stops, the plan is not to be carried out. Of an answer that is wrong
+// itself what is right is looked at, so that everything is said at once.
 func Make(f probe.Facts, a answer.Answer, img Image, id Identity) (Plan, finding.List) {
 	fs := preflight.Check(f)
 	p := Plan{Time: f.Time, Result: Install, Firmware: f.Firmware, ConsoleArgs: f.ConsoleArgs, Image: img, Identity: id, Answer: a}
 	p.make(f, &fs)
-	return p, waive(fs, a)
+	if !a.Sound("joist.waive") {
+		return p, fs
+	}
+	return p, waive(fs, a, p.Disk.Name != "")
 }
 
 func (p *Plan) make(f probe.Facts, fs *finding.List) {
 	refuse(p.Answer, fs)
-	program(p.Answer.FirstBoot, p.Image, fs)
-	if p.Answer.Disk.Filesystem == answer.Btrfs {
-		return
+	if p.Answer.Sound("first-boot") && p.Answer.Readable() {
+		program(p.Answer.FirstBoot, p.Image, fs)
 	}
-	known := p.chooseCards(f, fs)
-	p.pin(f, fs)
-	hostName(f, p.NIC, &p.Answer, fs)
-	if !known {
-		return
-	}
-	choose := chooseDisks
-	if p.InPlace = f.InPlace; p.InPlace != nil {
-		choose = ownDisk
-		p.kept(f)
-	}
-	ds, ok := choose(f, p.Answer, fs)
-	if !ok {
+	known := p.network(f, fs)
+	ds, ok := p.disks(f, fs)
+	if len(ds) == 0 {
 		return
 	}
 	p.Disk, p.Checks = ds[0], preflight.MakeReport(f, ds, p.Answer.Waive)
 	for _, d := range ds {
 		*fs = append(*fs, p.target(f, d)...)
 	}
-	*fs = append(*fs, compare(f, ds, p.Answer)...)
-	if p.InPlace == nil && (!p.copies(f, ds, fs) || !p.existing(f, ds, fs)) {
+	if !ok {
+		p.content(f, ds, fs)
 		return
 	}
-	zfsReady(f, p.Answer, p.Image, fs)
-	foreign(f, ds, fs)
+	*fs = append(*fs, compare(f, ds, p.Answer)...)
+	clear, more := true, finding.List(nil)
 	if p.InPlace == nil {
-		p.otherData(ds, fs)
+		clear = p.copies(f, ds, &more) && p.Answer.Sound("joist.install") && p.existing(f, ds, &more)
 	}
+	if p.Result == BootExisting && !(known && p.Answer.Right()) { // it is not booted by such an answer
+		p.Result = Install
+		return
+	}
+	if *fs = append(*fs, more...); p.Result == BootExisting {
+		return
+	}
+	p.content(f, ds, fs)
 	p.InstallationID = probe.InstallationID(p.Identity.DiskGUID)
-	if p.lay(f, ds, fs) {
+	if !p.Answer.Sound("disk-setup", "joist.disk") || !p.Answer.Readable() || p.Answer.Disk.Filesystem == answer.Btrfs || p.Answer.Disk.Adopt && !clear {
+		return
+	}
+	if p.lay(f, ds, fs) && clear && known && p.Answer.Right() {
 		var err error
 		if p.Actions, err = p.actions(); err != nil {
 			fs.Stopf("medium-incomplete", "medium", "write the medium again and check its checksum", "%v", err)
@@ -181,9 +185,51 @@ func (p *Plan) make(f probe.Facts, fs *finding.List) {
 	}
 }
 
+// content looks at what is on the disks beside installations, and whether the
+// file system can be made on them.
+func (p *Plan) content(f probe.Facts, ds []probe.Disk, fs *finding.List) {
+	zfsReady(f, p.Answer, p.Image, fs)
+	foreign(f, ds, fs)
+	if p.InPlace == nil && p.Answer.Sound("joist.disk.overwrite") {
+		p.otherData(ds, fs)
+	}
+}
+
+// network chooses the cards and what depends on them.
+func (p *Plan) network(f probe.Facts, fs *finding.List) (known bool) {
+	a := p.Answer
+	if !a.Sound("network", "joist.network") || !a.Readable() || a.Network.Source == "" && a.Disk.Filesystem == "" {
+		return false
+	}
+	known = p.chooseCards(f, fs)
+	p.pin(f, fs)
+	if known && a.Sound("global.fqdn") {
+		hostName(f, p.NIC, &p.Answer, fs)
+	}
+	return known
+}
+
+// disks finds those that the answer means. ok says that they are all there, and
+// as many as the layout takes.
+func (p *Plan) disks(f probe.Facts, fs *finding.List) (ds []probe.Disk, ok bool) {
+	a := p.Answer
+	layout := a.Disk.Filesystem != answer.Btrfs && a.Sound("disk-setup.filesystem", "disk-setup.zfs.raid", "joist.disk.raid", "joist.disk.adopt") && a.Readable()
+	if p.InPlace = f.InPlace; p.InPlace != nil {
+		p.kept(f)
+		return ownDisk(f, p.Answer, layout, fs)
+	}
+	if !a.Sound("disk-setup.disk-list", "disk-setup.filter", "disk-setup.filter-match") {
+		return nil, false
+	}
+	if len(a.Disk.List) == 0 && len(a.Disk.Filter) == 0 { // said already
+		return nil, false
+	}
+	return chooseDisks(f, a, layout, fs)
+}
+
 // waive applies [joist.waive]; a code that may not be waived, or that matches
-// nothing, is said.
-func waive(fs finding.List, a answer.Answer) finding.List {
+// nothing where all was looked at, is said.
+func waive(fs finding.List, a answer.Answer, all bool) finding.List {
 	var codes []string
 	for _, c := range a.Waive {
 		if preflight.Waivable(c) {
@@ -194,7 +240,9 @@ func waive(fs finding.List, a answer.Answer) finding.List {
 	}
 	out, unused := fs.Waive(codes)
 	for _, c := range unused {
-		out.Notef("waiver-unused", "joist.waive.codes", "nothing was found that %q would waive", c)
+		if all {
+			out.Notef("waiver-unused", "joist.waive.codes", "nothing was found that %q would waive", c)
+		}
 	}
 	return out
 }
@@ -207,21 +255,14 @@ func (p *Plan) lay(f probe.Facts, ds []probe.Disk, fs *finding.List) bool {
 	if p.Answer.Disk.Adopt {
 		return p.adopt(f, ds, fs) && p.fits(fs)
 	}
-	hd, key := hdSize(p.Answer.Disk), "disk-setup.lvm.hdsize"
-	if p.Answer.Disk.Filesystem == answer.ZFS {
-		key = "disk-setup.zfs.hdsize"
+	ok := p.hdSizeFits(ds, fs)
+	limit := share(ds, p.Answer)
+	if !ok { // the rest is looked at as without it
+		a := p.Answer
+		a.Disk.HDSize, a.Disk.ZFS.HDSize = nil, nil
+		limit = share(ds, a)
 	}
-	if hd != nil && *hd < preflight.MinDisk {
-		fs.Stopf("hdsize-too-small", key, "use 19 or more, or leave it out", "hdsize is %.2f GiB, the system needs 20 GB", float64(*hd)/float64(gib))
-		return false
-	}
-	for _, d := range ds {
-		if hd != nil && *hd > d.Size {
-			fs.Stopf("hdsize-too-large", key, "leave it out to use the whole disk", "hdsize is larger than the disk")
-			return false
-		}
-	}
-	if !p.partition(ds, fs) {
+	if !p.partition(ds, limit, fs) {
 		return false
 	}
 	data, err := p.Layout.Find(disk.NameData)
@@ -234,18 +275,42 @@ func (p *Plan) lay(f probe.Facts, ds []probe.Disk, fs *finding.List) bool {
 		if p.Pool.RAID == answer.RAID0 && len(ds) > 1 {
 			fs.Warnf("pool-without-redundancy", "disk-setup.zfs.raid", "use raid1, raid10 or raidz", "the pool is spread over %d disks; when one fails all data is lost", len(ds))
 		}
-		return p.fits(fs)
+		return p.fits(fs) && ok
 	}
 	size := data.Size
 	if len(ds) > 1 {
 		p.makeArray(data.Size)
 		size = p.Array.Bytes
 	}
-	return p.group(size, share(ds, p.Answer), fs) && p.fits(fs)
+	ok = p.group(size, limit, fs) && ok
+	return p.fits(fs) && ok
+}
+
+// hdSizeFits checks hdsize against the disks.
+func (p *Plan) hdSizeFits(ds []probe.Disk, fs *finding.List) bool {
+	hd, key := hdSize(p.Answer.Disk), "disk-setup.lvm.hdsize"
+	if p.Answer.Disk.Filesystem == answer.ZFS {
+		key = "disk-setup.zfs.hdsize"
+	}
+	if hd == nil {
+		return true
+	}
+	if *hd < preflight.MinDisk {
+		fs.Stopf("hdsize-too-small", key, "use 19 or more, or leave it out", "hdsize is %.2f GiB, the system needs 20 GB", float64(*hd)/float64(gib))
+		return false
+	}
+	ok := true
+	for _, d := range ds {
+		if *hd > d.Size {
+			fs.Stopf("hdsize-too-large", key, "leave it out to use the whole disk", "hdsize is larger than the disk %s", d.Name)
+			ok = false
+		}
+	}
+	return ok
 }
 
 // partition lays out every disk in the same shape.
-func (p *Plan) partition(ds []probe.Disk, fs *finding.List) bool {
+func (p *Plan) partition(ds []probe.Disk, limit int64, fs *finding.List) bool {
 	typ := ""
 	switch {
 	case p.Answer.Disk.Filesystem == answer.ZFS:
@@ -253,7 +318,6 @@ func (p *Plan) partition(ds []probe.Disk, fs *finding.List) bool {
 	case len(ds) > 1:
 		typ = typeRAID
 	}
-	limit := share(ds, p.Answer)
 	for i, d := range ds {
 		guid, parts, err := p.Identity.Member(i)
 		var l disk.Layout
@@ -305,9 +369,10 @@ func (p *Plan) group(size, limit int64, fs *finding.List) bool {
 	if limit > 0 {
 		hd = min(hd, limit)
 	}
+	ok := true
 	if swap := value(d.SwapSize, 0); swap > hd/2 {
 		fs.Stopf("swap-too-large", "disk-setup.lvm.swapsize", "use less than half of the disk", "swapsize is more than half of the disk")
-		return false
+		d.SwapSize, ok = nil, false // the other sizes are looked at as without it
 	}
 	// LVM's header and metadata take the first MiB of the partition
 	p.VGBytes = whole(size - mib)
@@ -316,7 +381,6 @@ func (p *Plan) group(size, limit int64, fs *finding.List) bool {
 		fs.Warnf("no-thin-pool", where, "leave maxvz, minfree and swapsize to the formulas or use a larger disk; without a pool guests' disks need another storage",
 			"no room is left for the thin pool \"data\"")
 	}
-	ok := true
 	for _, v := range p.Volumes {
 		if v.Bytes <= 0 || v.Mount != "" && v.Bytes < gib {
 			fs.Stopf("volume-too-small", where, "leave the lvm sizes to the formulas or use a larger disk", "volume %q would have %d bytes", v.Name, v.Bytes)
