@@ -572,6 +572,36 @@ func TestSizesFit(t *testing.T) {
 	}
 }
 
+// What shall stay unallocated does, whatever the pool may have at most.
+func TestMinFreeStays(t *testing.T) {
+	for _, c := range []struct{ left, free, maxvz, data int64 }{
+		{100, 16, 200, 82}, {100, 16, -1, 82}, {100, 16, 84, 82}, {100, 16, 82, 82}, {100, 16, 83, 82}, {100, 16, 50, 50},
+		{100, 0, 200, 98}, {100, 96, 200, 0}, {100, 95, 200, 3}, {100, 120, -1, 0}, {3000, 16, 4000, 2952},
+	} {
+		none, root, free, most := int64(0), gib, c.free*gib, c.maxvz*gib
+		d := answer.Disk{SwapSize: &none, MaxRoot: &root, MinFree: &free, MaxVZ: &most}
+		if c.maxvz < 0 {
+			d.MaxVZ = nil
+		}
+		state := int64(8) // at most
+		vg := (c.left + 1) * gib
+		if v := sizes(vg+state*gib, 500*gib, d); v[0].Bytes == state*gib {
+			vg += state * gib
+		} else {
+			t.Fatalf("%+v: state has %d", c, v[0].Bytes)
+		}
+		var data, used int64
+		for _, v := range sizes(vg, 500*gib, d) {
+			if used += v.Bytes + 2*v.Meta; v.Use == "thin-pool" {
+				data = v.Bytes
+			}
+		}
+		if data/gib != c.data || c.data > 0 && vg-used < free {
+			t.Errorf("%+v: the pool has %d GiB, %d are free", c, data/gib, (vg-used)/gib)
+		}
+	}
+}
+
 // A finished disk beside an unfinished one of the same installation: it is
 // finished, and started from the one that is for sure.
 func TestHalfMarkedIsFinished(t *testing.T) {

@@ -33,8 +33,8 @@ func whole(n int64) int64 { return max(n, 0) / extent * extent }
 // used. Swap is made only where the answer asks for it. Root of the formulas
 // is `local` here, as the system itself lies in its slots: the rest after
 // swap and state if below 12 GiB, half of it below 48 GiB, else a quarter plus
-// 12 GiB, at most maxroot. The thin pool takes what is left without minfree
-// and twice its metadata, if that is more than 4 GiB.
+// 12 GiB, at most maxroot. Of what is left without minfree, if that is more than
+// 4 GiB, the thin pool takes as much as maxvz and twice its metadata allow.
 func sizes(vg, hd int64, d answer.Disk) []Volume {
 	var out []Volume
 	fs := answer.Ext4
@@ -62,14 +62,13 @@ func sizes(vg, hd int64, d answer.Disk) []Volume {
 	out = append(out, Volume{Name: "local", Bytes: local, Use: fs, Mount: "/var/lib/vz"})
 	left -= local
 
-	data := whole(min(left-value(d.MinFree, minFree(hd)), value(d.MaxVZ, left)))
+	left -= value(d.MinFree, minFree(hd))
+	data := whole(min(left, value(d.MaxVZ, left)))
 	if data <= 4*gib {
 		return out
 	}
 	meta := whole(min(max(data/100, gib), 16*gib))
-	if d.MaxVZ == nil || data+2*meta > left {
-		data -= 2 * meta
-	}
+	data = min(data, left-2*meta)
 	return append(out, Volume{Name: "data", Bytes: whole(data), Use: "thin-pool", Meta: meta})
 }
 
