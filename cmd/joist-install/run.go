@@ -279,7 +279,7 @@ func (s *session) getAnswer(ctx context.Context, f *probe.Facts, img plan.Image)
 	}
 	waive := s.answer.Waive
 	s.answer, err = wizard.Ask(c, *f)
-	s.answer.Waive = waive
+	s.answer.Waive = append(waive, s.answer.Waive...)
 	return c, nil, err
 }
 

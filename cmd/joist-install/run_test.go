@@ -107,3 +107,19 @@ func TestInstallPlans(t *testing.T) {
 		t.Errorf("%d, %v\n%s", code, err, out)
 	}
 }
+
+// What the person accepted is waived in the plan: machine and disk.
+func TestPersonWaives(t *testing.T) {
+	f := fitMachine()
+	f.CPU.KVM, f.Disks[0].Health = false, &probe.Health{Failing: true}
+	s, out := planning(t, f, "", "", "1", "disk-failing", "n1.example.com", "", "", "", "", "longenough", "longenough", "")
+	code, err := s.install(t.Context())
+	if err != nil || code != exitOK || !strings.Contains(s.answer.String(), `codes = ["cpu-virtualisation", "disk-failing"]`) {
+		t.Fatalf("%d, %v\n%s\n%s", code, err, s.answer, out)
+	}
+	for _, want := range []string{"(waived) [disk-failing]", "(waived) [cpu-virtualisation]", "\nsteps\n"} {
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("%q is not said:\n%s", want, out)
+		}
+	}
+}

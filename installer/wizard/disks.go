@@ -12,6 +12,7 @@ import (
 	"joist/installer/plan"
 	"joist/installer/preflight"
 	"joist/installer/probe"
+	"joist/internal/finding"
 )
 
 // layout is one way to put a node on disks.
@@ -92,7 +93,7 @@ func askDisks(t Terminal, f probe.Facts, a *answer.Answer) error {
 	if f.InPlace != nil && f.InPlace.Table.Marks()&disk.KeepsData != 0 {
 		t.Print(fmt.Sprintf("\nThe data of this disk, with the guests, is kept:\n  %s\n", disks[0].Describe()))
 		a.Disk = layouts(false, 1)[0].on([]string{disks[0].Name}) // what is there counts
-		return nil
+		return acceptFixed(t, f, disks[:1], a)
 	}
 	all := layouts(f.ZFS == probe.Present, len(disks))
 	t.Print("\nLayouts:\n")
@@ -106,9 +107,9 @@ func askDisks(t Terminal, f probe.Facts, a *answer.Answer) error {
 	if f.InPlace != nil {
 		t.Print(fmt.Sprintf("\nThe node is made on the disk that the system was started from:\n  %s\n", disks[0].Describe()))
 		a.Disk = all[i].on([]string{disks[0].Name})
-		return nil
+		return acceptFixed(t, f, disks[:1], a)
 	}
-	chosen, err := chooseDisks(t, f, all[i], disks)
+	chosen, err := chooseDisks(t, f, all[i], disks, a)
 	if err != nil {
 		return err
 	}
@@ -123,7 +124,7 @@ func askDisks(t Terminal, f probe.Facts, a *answer.Answer) error {
 	return confirmLoss(t, chosen, a)
 }
 
-func chooseDisks(t Terminal, f probe.Facts, l layout, disks []probe.Disk) ([]probe.Disk, error) {
+func chooseDisks(t Terminal, f probe.Facts, l layout, disks []probe.Disk, a *answer.Answer) ([]probe.Disk, error) {
 	t.Print("\nDisks:\n")
 	for i, d := range disks {
 		t.Print(fmt.Sprintf("  %2d  %s\n", i+1, d.Describe()))
@@ -149,14 +150,61 @@ func chooseDisks(t Terminal, f probe.Facts, l layout, disks []probe.Disk) ([]pro
 			t.Print(why + "\n")
 			continue
 		}
-		ok := true
-		for _, d := range chosen {
-			ok = show(t, preflight.Target(f, d)) && ok
+		codes, ok, err := accept(t, f, chosen)
+		if err != nil {
+			return nil, err
 		}
-		if show(t, preflight.Members(f, chosen)) && ok {
+		if ok {
+			a.Waive = append(a.Waive, codes...)
 			return chosen, nil
 		}
 	}
+}
+
+// accept shows what the checks say about disks. What stops and may be waived is
+// waived where the person types its code; ok says that nothing else stops.
+func accept(t Terminal, f probe.Facts, disks []probe.Disk) (codes []string, ok bool, err error) {
+	var fs finding.List
+	for _, d := range disks {
+		fs = append(fs, preflight.Target(f, d)...)
+	}
+	fs = append(fs, preflight.Members(f, disks)...)
+	if show(t, fs) {
+		return nil, true, nil
+	}
+	for _, x := range fs {
+		if x.Level == finding.Stop && preflight.Waivable(x.Code) && !slices.Contains(codes, x.Code) {
+			codes = append(codes, x.Code)
+		}
+	}
+	if rest, _ := fs.Waive(codes); rest.Stops() {
+		return nil, false, nil
+	}
+	for _, c := range codes {
+		t.Print(fmt.Sprintf("To install all the same type %s, anything else to choose again: ", c))
+		reply, err := t.Line()
+		if err != nil {
+			return nil, false, fmt.Errorf("ask whether a disk is taken all the same: %w", err)
+		}
+		if strings.TrimSpace(reply) != c {
+			return nil, false, nil
+		}
+	}
+	return codes, true, nil
+}
+
+// acceptFixed is accept for disks that are not a choice.
+func acceptFixed(t Terminal, f probe.Facts, disks []probe.Disk, a *answer.Answer) error {
+	codes, ok, err := accept(t, f, disks)
+	if err == nil && !ok {
+		err = ErrDeclined
+	}
+	for _, c := range codes {
+		if !slices.Contains(a.Waive, c) {
+			a.Waive = append(a.Waive, c)
+		}
+	}
+	return err
 }
 
 // pick reads numbers of disks.
@@ -211,8 +259,7 @@ func confirmReplace(t Terminal, f probe.Facts, disks []probe.Disk, a *answer.Ans
 		}
 		switch strings.ToLower(strings.TrimSpace(reply)) {
 		case "yes":
-			keep(t, k, a)
-			return nil
+			return keep(t, f, k, a)
 		case "no":
 			return nil
 		}
@@ -234,17 +281,23 @@ func adoptable(f probe.Facts, disks []probe.Disk) (k plan.Kept, ok bool) {
 
 // keep takes what is there, whatever layout was chosen: all its disks, since one
 // that is left out would go on starting the old system.
-func keep(t Terminal, k plan.Kept, a *answer.Answer) {
+func keep(t Terminal, f probe.Facts, k plan.Kept, a *answer.Answer) error {
 	chosen := a.Disk.List
 	k.Take(&a.Disk)
+	var more []probe.Disk
 	for _, d := range k.Disks {
 		if !slices.Contains(chosen, d.Name) {
 			t.Print(fmt.Sprintf("The disk %s belongs to it and is taken with the rest.\n", d.Name))
+			more = append(more, d)
 		}
 		if d.Installation.ID != a.Install.Installation { // a try that was cut off between the disks
 			a.Install = answer.Install{Reinstall: true}
 		}
 	}
+	if len(more) == 0 {
+		return nil
+	}
+	return acceptFixed(t, f, more, a)
 }
 
 // confirmLoss wants the id of whatever else would be lost.

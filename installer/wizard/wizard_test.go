@@ -77,6 +77,42 @@ func TestAskInPlace(t *testing.T) {
 	}
 }
 
+// A disk that says it fails is taken where the person types the code of that, and
+// the answer says so. What cannot be waived is asked for again.
+func TestWaiveDisk(t *testing.T) {
+	rest := []string{"", "", "", "", "", "longenough", "longenough", ""}
+	failing := func(f *probe.Facts) { f.Disks[0].Health = &probe.Health{Failing: true} }
+	const asked = "To install all the same type disk-failing"
+	for name, c := range map[string]struct {
+		edit    func(f *probe.Facts)
+		replies []string
+		waived  string
+		said    string
+		err     error
+	}{
+		"taken":            {failing, []string{"", "1", "disk-failing"}, "disk-failing", asked, nil},
+		"shown with cure":  {failing, []string{"", "1", "disk-failing"}, "disk-failing", "cure: use another disk", nil},
+		"chosen again":     {failing, []string{"", "1", "yes", "1", "disk-failing"}, "disk-failing", asked, nil},
+		"another instead":  {failing, []string{"", "1", "no", "5", "fedcba9876543210"}, "", asked, nil},
+		"two at once":      {func(f *probe.Facts) { failing(f); f.Disks[4].Health = f.Disks[0].Health }, []string{"3", "1 5", "disk-failing", "fedcba9876543210"}, "disk-failing", asked, nil},
+		"the rest of kept": {func(f *probe.Facts) { f.Disks[3].Health = &probe.Health{Failing: true} }, []string{"", "3", "0123456789abcdef", "yes", "disk-failing"}, "disk-failing", "vdd belongs to it", nil},
+		"in place":         {func(f *probe.Facts) { failing(f); f.InPlace = &probe.InPlace{Disk: "vda"} }, []string{"1", "disk-failing"}, "disk-failing", asked, nil},
+		"in place, no":     {func(f *probe.Facts) { failing(f); f.InPlace = &probe.InPlace{Disk: "vda"} }, []string{"1", "no"}, "", asked, ErrDeclined},
+		"not to be waived": {func(f *probe.Facts) { failing(f); f.Disks[0].InUse = []string{"/mnt"} }, []string{"", "1", "5", "fedcba9876543210"}, "", "is in use by", nil},
+	} {
+		f := facts()
+		c.edit(&f)
+		p := &paper{replies: append(c.replies, rest...)}
+		a, err := Ask(p, f)
+		if !errors.Is(err, c.err) || strings.Join(a.Waive, " ") != c.waived || !strings.Contains(p.out.String(), c.said) || err == nil && len(p.replies) > 0 {
+			t.Errorf("%s: %v, waived %q, unread %q\n%s", name, err, a.Waive, p.replies, p.out.String())
+		}
+		if name == "not to be waived" && strings.Contains(p.out.String(), asked) {
+			t.Errorf("%s: %s", name, p.out.String())
+		}
+	}
+}
+
 // Data that is kept has its layout: nobody is asked for one.
 func TestAskKept(t *testing.T) {
 	f := facts()
