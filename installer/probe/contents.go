@@ -28,7 +28,7 @@ func (m Machine) contents(d *Disk) {
 func Contents(f io.ReaderAt, d *Disk) {
 	t, err := disk.ReadTable(f, d.Size, d.Sector)
 	if err != nil {
-		d.Contents = append(d.Contents, signatures(f, 0, d.Size, d.Name)...)
+		d.Contents = append(append(d.Contents, signatures(f, 0, d.Size, d.Name)...), firmwareRAID(f, *d)...)
 		d.Memberships = memberships(f, 0, d.Size, d.Name)
 		if len(d.Contents) == 0 && used(f) {
 			d.Contents = []Content{{Where: d.Name, Kind: "unknown"}}
@@ -52,6 +52,7 @@ func Contents(f io.ReaderAt, d *Disk) {
 		}
 		d.Contents = append(d.Contents, found...)
 	}
+	d.Contents = append(d.Contents, firmwareRAID(f, *d)...)
 	if len(t.Partitions) > 0 {
 		d.DataID = in.ID
 	}

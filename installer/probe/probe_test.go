@@ -202,6 +202,8 @@ func TestSignatures(t *testing.T) {
 		{0, append(inMirror, group...), []Content{{Kind: "md", Name: "host:data", ID: "30313233:34353637:38396162:63646566"}, {Kind: "lvm", Name: "vg0", ID: "abcdef-0123-4567-89ab-cdef-0123-456789"}}},
 		{16 << 10, vdevLabel(nvpair("version", 8, []byte{0, 0, 0, 0, 0, 0, 19, 0x88}), nvpair("name", 9, []byte("\x00\x00\x00\x05rpool\x00\x00\x00")), nvpair("pool_guid", 8, []byte{0, 0, 0, 0, 0, 0, 1, 0})),
 			[]Content{{Kind: "zfs", Name: "rpool", ID: "256"}}},
+		{size - 1024, []byte("Intel Raid ISM Cfg Sig. 1.3.00"), []Content{{Kind: "isw_raid_member"}}},
+		{size - 512, []byte("\xde\x11\xde\x11"), []Content{{Kind: "ddf_raid_member"}}},
 		{510, []byte("\x55\xaa"), []Content{{Kind: "mbr"}}},
 		{100, []byte("x"), []Content{{Kind: "unknown"}}},
 	} {

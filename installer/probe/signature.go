@@ -189,6 +189,26 @@ func mdMember(r io.ReaderAt, base, size int64, where string) (c Content, data in
 	return c, data, true
 }
 
+// firmwareRAID finds the marks of arrays that a controller's firmware made, at
+// the end of a disk: Intel's (mdadm, super-intel.c) and the "Common RAID Disk
+// Data Format" of SNIA. libblkid names them so.
+func firmwareRAID(r io.ReaderAt, d Disk) []Content {
+	for _, s := range []struct {
+		kind, magic string
+		back        int64 // sectors from the end
+	}{{"isw_raid_member", "Intel Raid ISM Cfg Sig. ", 2}, {"ddf_raid_member", "\xde\x11\xde\x11", 1}} {
+		b := make([]byte, len(s.magic))
+		at := d.Size - s.back*int64(d.Sector)
+		if at <= 0 {
+			continue
+		}
+		if _, err := r.ReadAt(b, at); err == nil && string(b) == s.magic {
+			return []Content{{Where: d.Name, Kind: s.kind}}
+		}
+	}
+	return nil
+}
+
 // colons spells an array's UUID as mdadm does.
 func colons(b []byte) string { return fmt.Sprintf("%x:%x:%x:%x", b[:4], b[4:8], b[8:12], b[12:16]) }
 
