@@ -202,6 +202,7 @@ type Link struct {
 	MTU           int
 	SecondCIDR    string // address of the other family
 	SecondGateway string
+	Filter        map[string]string // with DHCP: udev key → glob of the one card
 	Bond          Bond
 }
 

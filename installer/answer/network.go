@@ -150,7 +150,14 @@ func usable(a netip.Addr) bool {
 func (c *checker) link() {
 	const at = "joist.network.bond."
 	b := c.a.Link.Bond
+	c.filter("joist.network.filter", c.a.Link.Filter)
 	c.filter(at+"filter", b.Filter)
+	if len(c.a.Link.Filter) > 0 && c.a.Network.Source == FromAnswer {
+		c.stop("joist.network.filter", "answer-conflict", "use network.filter", "joist.network.filter names the card that is asked for DHCP, and source is \"from-answer\"")
+	}
+	if len(c.a.Link.Filter) > 0 && b.Mode != "" {
+		c.stop("joist.network.filter", "answer-conflict", "remove it: bond.filter names the cards", "joist.network.filter has no meaning with a bond")
+	}
 	other := c.given(at+"filter-match", b.FilterMatch != "") || c.given(at+"hash", b.Hash != "") || c.given(at+"lacp-rate", b.LACPRate != "")
 	switch {
 	case b.Mode == "" && !c.given(at+"mode", false) && (len(b.Filter) > 0 || other):

@@ -151,6 +151,8 @@ func joistKeys() []field {
 			ref: func(a *Answer) any { return &a.Link.SecondCIDR }, does: "an address of the other family (dual stack)"},
 		{path: "joist.network.second-gateway", want: text,
 			ref: func(a *Answer) any { return &a.Link.SecondGateway }, does: "the default router of the other family"},
+		{path: "joist.network.filter.*", want: text,
+			ref: func(a *Answer) any { return &a.Link.Filter }, does: "the card that is asked for DHCP, by udev property; exactly one must match", unset: "it is the card with a link and a lease"},
 		{path: "joist.network.bond.mode", want: text, enum: oneOf(bonds...), kind: "a mode of the kernel's bonding driver",
 			ref: func(a *Answer) any { return &a.Link.Bond.Mode }, does: "joins several cards below the bridge"},
 		{path: "joist.network.bond.filter.*", want: text,

@@ -140,10 +140,14 @@ func chooseNIC(f probe.Facts, a answer.Answer, fs *finding.List) (probe.NIC, boo
 	if len(f.NICs) == 0 {
 		return probe.NIC{}, true // preflight has said it
 	}
-	if len(a.Network.Filter) > 0 {
+	filter, key := a.Network.Filter, "network.filter"
+	if len(filter) == 0 {
+		filter, key = a.Link.Filter, "joist.network.filter"
+	}
+	if len(filter) > 0 {
 		var found []probe.NIC
 		for _, n := range f.NICs {
-			if matches(a.Network.Filter, n.Udev, false) {
+			if matches(filter, n.Udev, false) {
 				found = append(found, n)
 			}
 		}
@@ -151,10 +155,10 @@ func chooseNIC(f probe.Facts, a answer.Answer, fs *finding.List) (probe.NIC, boo
 		case 1:
 			return found[0], true
 		case 0:
-			fs.Stopf("nic-not-found", "network.filter", "this machine has: "+nicNames(f.NICs), "no network card matches %s", filterText(a.Network.Filter))
+			fs.Stopf("nic-not-found", key, "this machine has: "+nicNames(f.NICs), "no network card matches %s", filterText(filter))
 		default:
-			fs.Stopf("nic-ambiguous", "network.filter", "use a property that only one of them has, such as ID_NET_NAME_MAC",
-				"%d network cards match %s: %s", len(found), filterText(a.Network.Filter), nicNames(found))
+			fs.Stopf("nic-ambiguous", key, "use a property that only one of them has, such as ID_NET_NAME_MAC",
+				"%d network cards match %s: %s", len(found), filterText(filter), nicNames(found))
 		}
 		return probe.NIC{}, false
 	}
@@ -169,7 +173,7 @@ func chooseNIC(f probe.Facts, a answer.Answer, fs *finding.List) (probe.NIC, boo
 		}
 	}
 	if len(best) > 1 {
-		fs.Warnf("nic-guessed", "network", "name it: source = \"from-answer\" with a filter, or connect only this one",
+		fs.Warnf("nic-guessed", "network", "name it: [joist.network] filter.ID_NET_NAME_MAC = \"…\", or connect only this one",
 			"there are %d network cards (%s); %s is taken for management", len(f.NICs), nicNames(f.NICs), best[0].Name)
 	}
 	return best[0], true

@@ -35,7 +35,7 @@ func Findings() []preflight.Row {
 		row("pool-name-taken", warn, "another disk holds a pool named `rpool`; it is left alone", "import it under another name before it is used on this node: `zpool import GUID NAME`"),
 		row("nic-not-found", stop, "the filter matches no network card", "name a card that the machine has; the finding lists them"),
 		row("nic-ambiguous", stop, "the filter matches several network cards", "use a property that only one of them has, such as `ID_NET_NAME_MAC`"),
-		row("nic-guessed", warn, "several cards, DHCP, and more than one has a link and a lease, or none has", "name it: `source = \"from-answer\"` with a filter, or connect only this one"),
+		row("nic-guessed", warn, "several cards, DHCP, and more than one has a link and a lease, or none has", "name it: `[joist.network] filter.KEY`, or connect only this one"),
 		row("bond-of-one", warn, "the filter of the bond matches one card only", "use a property that the bond's cards share, such as `ID_NET_DRIVER`"),
 		row("hostname-unknown", stop, "the name shall come from DHCP, and no lease holds a usable one", "have the DHCP server send a host name (option 12), or write it: `fqdn = \"node1.example.com\"`"),
 		row("hdsize-too-small", stop, "`hdsize` is below 20 GB", "use 19 or more, or leave it out"),

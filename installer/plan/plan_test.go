@@ -462,8 +462,6 @@ func TestWarnings(t *testing.T) {
 	}
 }
 
-// Each member starts alone: it has every boot part, of its own GUIDs, under
-// one installation id, and a step never has the name of another.
 // Of several cards with a link the one on whose network DHCP answers is taken.
 func TestLeaseChoosesCard(t *testing.T) {
 	f := facts(64e9)
@@ -472,8 +470,19 @@ func TestLeaseChoosesCard(t *testing.T) {
 	if p.NIC.Name != "eth1" || slices.ContainsFunc(fs, func(x finding.Finding) bool { return x.Code == "nic-guessed" }) {
 		t.Errorf("%s: %v", p.NIC.Name, fs)
 	}
+	a := ans()
+	a.Link.Filter = map[string]string{"INTERFACE": "eth0"}
+	if p, fs = made(f, a, image(), identity(t)); p.NIC.Name != "eth0" || fs.Stops() {
+		t.Errorf("by name: %s: %v", p.NIC.Name, fs)
+	}
+	a.Link.Filter = map[string]string{"INTERFACE": "eth*"}
+	if _, fs = made(f, a, image(), identity(t)); !slices.ContainsFunc(fs, func(x finding.Finding) bool { return x.Code == "nic-ambiguous" && x.Path == "joist.network.filter" }) {
+		t.Errorf("both by name: %v", fs)
+	}
 }
 
+// Each member starts alone: it has every boot part, of its own GUIDs, under
+// one installation id, and a step never has the name of another.
 func TestEveryMemberBoots(t *testing.T) {
 	f, a := facts(64e9), ans()
 	pool(&f, &a, answer.RAIDZ3, 5)
