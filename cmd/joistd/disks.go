@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/pelletier/go-toml/v2"
@@ -118,7 +119,30 @@ func (d *daemon) check(ctx context.Context, e eyes, s *disks.Service) (any, erro
 			own = append(own, x)
 		}
 	}
-	return preflight.MakeNodeReport(f, own, d.waived()), nil
+	var system []bootdisk.Disk
+	if s.System != nil {
+		if system, err = s.System.Disks(); err != nil {
+			return nil, err
+		}
+	}
+	return preflight.MakeNodeReport(f, own, used(own, system), d.waived()), nil
+}
+
+// used are the system's disks, each as large as what the data use of it: a disk
+// that took the place of a smaller one is no less fit than that.
+func used(own []probe.Disk, system []bootdisk.Disk) []probe.Disk {
+	out, tables := slices.Clone(own), make([]disk.Layout, len(own))
+	for i, x := range own {
+		if j := slices.IndexFunc(system, func(d bootdisk.Disk) bool { return d.Named(x.Name) }); j >= 0 {
+			tables[i] = system[j].Table
+		}
+	}
+	for i, n := range disk.Shares(tables) {
+		if n > 0 {
+			out[i].Size = n
+		}
+	}
+	return out
 }
 
 // waived are the codes that the answer of the installation waived.

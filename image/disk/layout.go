@@ -110,6 +110,24 @@ func (l Layout) Usable() (start, end int64) {
 	return int64(l.SectorSize) + n, l.Size - n
 }
 
+// Shares are how much is used of each disk of one system: up to the end of what
+// the data have on it, of each as much as on the one that has least. A table
+// without a data partition has 0.
+func Shares(ls []Layout) []int64 {
+	least, out := int64(0), make([]int64, len(ls))
+	for _, l := range ls {
+		if p, err := l.Find(NameData); err == nil && (least == 0 || p.Size < least) {
+			least = p.Size
+		}
+	}
+	for i, l := range ls {
+		if p, err := l.Find(NameData); err == nil {
+			out[i] = p.Start + least
+		}
+	}
+	return out
+}
+
 // Find returns the one partition called name. Two of the same name are an
 // error, because either might be the wrong one.
 func (l Layout) Find(name string) (Partition, error) {

@@ -396,7 +396,7 @@ func installed(t *testing.T) (plan.Plan, probe.Facts) {
 		Webhook: answer.Webhook{URL: "https://example.com", Token: "hook-token"},
 	}
 	p := plan.Plan{Firmware: f.Firmware, Answer: a, NIC: f.NICs[0], Disk: f.Disks[0], InstallationID: "0123456789abcdef",
-		Image: plan.Image{Manifest: boot.Manifest{Version: "0.1.0", BuildID: "0011223344556677"}}, Checks: preflight.MakeReport(f, f.Disks[:1], nil)}
+		Image: plan.Image{Manifest: boot.Manifest{Version: "0.1.0", BuildID: "0011223344556677"}}, Checks: preflight.MakeReport(f, f.Disks[:1], f.Disks[:1], nil)}
 	return p, f
 }
 

@@ -6,8 +6,8 @@ import (
 	"slices"
 	"strings"
 
+	"joist/image/disk"
 	"joist/installer/answer"
-	"joist/installer/preflight"
 	"joist/installer/probe"
 	"joist/internal/finding"
 )
@@ -321,13 +321,24 @@ func hdSize(d answer.Disk) *int64 {
 	return d.HDSize
 }
 
-// compare checks the members together, each by the share that is used of it.
-func compare(f probe.Facts, ds []probe.Disk, a answer.Answer) finding.List {
-	limited := slices.Clone(ds)
-	if hd := hdSize(a.Disk); hd != nil {
-		for i := range limited {
-			limited[i].Size = min(limited[i].Size, *hd)
+// used are the members by which they are compared: each as large as the share
+// that is used of it. The partitions of an installation that is kept stay.
+func used(ds []probe.Disk, a answer.Answer) []probe.Disk {
+	out := slices.Clone(ds)
+	if a.Disk.Adopt {
+		tables := make([]disk.Layout, len(ds))
+		for i, d := range ds {
+			if d.Installation != nil && d.Installation.Table != nil {
+				tables[i] = *d.Installation.Table
+			}
+		}
+		for i, n := range disk.Shares(tables) {
+			out[i].Size = or(n, out[i].Size)
+		}
+	} else if hd := hdSize(a.Disk); hd != nil {
+		for i := range out {
+			out[i].Size = min(out[i].Size, *hd)
 		}
 	}
-	return preflight.Members(f, limited)
+	return out
 }

@@ -152,7 +152,7 @@ func (p *Plan) make(f probe.Facts, fs *finding.List) {
 	if len(ds) == 0 {
 		return
 	}
-	p.Disk, p.Checks = ds[0], preflight.MakeReport(f, ds, p.Answer.Waive)
+	p.Disk, p.Checks = ds[0], preflight.MakeReport(f, ds, used(ds, p.Answer), p.Answer.Waive)
 	for _, d := range ds {
 		*fs = append(*fs, p.target(f, d)...)
 	}
@@ -160,7 +160,7 @@ func (p *Plan) make(f probe.Facts, fs *finding.List) {
 		p.content(f, ds, fs)
 		return
 	}
-	*fs = append(*fs, compare(f, ds, p.Answer)...)
+	*fs = append(*fs, preflight.Members(f, used(ds, p.Answer))...)
 	clear, more := true, finding.List(nil)
 	if p.InPlace == nil {
 		clear = p.copies(f, ds, &more) && p.Answer.Sound("joist.install") && p.existing(f, ds, &more)

@@ -16,6 +16,7 @@ import (
 	"joist/image/boot"
 	"joist/image/disk"
 	"joist/installer/answer"
+	"joist/installer/preflight"
 	"joist/installer/probe"
 	"joist/internal/finding"
 )
@@ -79,6 +80,41 @@ func members(f *probe.Facts, a *answer.Answer, n int) {
 		d.Udev = map[string]string{"ID_SERIAL": fmt.Sprintf("M%d", i)}
 		f.Disks = append(f.Disks, d)
 		a.Disk.List = append(a.Disk.List, d.Name)
+	}
+}
+
+// What is accepted is kept and reported as fit: disks are compared by what is
+// used of them, hdsize or the partitions of an installation whose data stay.
+func TestReportJudgesWhatIsUsed(t *testing.T) {
+	unequal := func(f *probe.Facts, a *answer.Answer) {
+		members(f, a, 2)
+		f.Disks[1].Size = 100e9
+		a.Disk.RAID = answer.RAID1
+	}
+	hd := int64(60e9)
+	for name, c := range map[string]struct {
+		edit func(f *probe.Facts, a *answer.Answer)
+		fit  bool
+	}{
+		"all of them": {unequal, false},
+		"hdsize":      {func(f *probe.Facts, a *answer.Answer) { unequal(f, a); a.Disk.HDSize = &hd }, true},
+		"hdsize of a pool": {func(f *probe.Facts, a *answer.Answer) {
+			unequal(f, a)
+			a.Disk.RAID, a.Disk.Filesystem, a.Disk.ZFS.RAID, a.Disk.ZFS.HDSize = "", answer.ZFS, answer.RAID1, &hd
+		}, true},
+		"kept data": {func(f *probe.Facts, a *answer.Answer) {
+			unequal(f, a)
+			f.Disks[0].Installation, f.Disks[1].Installation = installed(f.Disks[0], 0, "md"), installed(f.Disks[1], 1, "md")
+			a.Disk.Adopt, a.Install.Reinstall = true, true
+		}, true},
+	} {
+		f, a := facts(64e9), ans()
+		c.edit(&f, &a)
+		p, fs := made(f, a, image(), identity(t))
+		stopped := slices.ContainsFunc(fs, func(x finding.Finding) bool { return x.Code == "members-size" })
+		if stopped == c.fit || (p.Checks.Result == preflight.Fit) != c.fit || fs.Stops() == c.fit {
+			t.Errorf("%s: the report says %q; %v", name, p.Checks.Result, fs)
+		}
 	}
 }
 

@@ -77,7 +77,7 @@ func setChecks() []check {
 	return []check{
 		{Row{"members-size", Set, finding.Stop, false, "the smallest disk is more than a tenth smaller than the largest", "use disks of one size, or give each the same share with hdsize"}, func(_ probe.Facts, ds []probe.Disk) []string {
 			small, large := bySize(ds)
-			return one(large.Size-small.Size > large.Size/10, "%s has %s and %s has %s", small.Name, probe.Bytes(small.Size), large.Name, probe.Bytes(large.Size))
+			return one(large.Size-small.Size > large.Size/10, "of %s %s can be used and of %s %s", small.Name, probe.Bytes(small.Size), large.Name, probe.Bytes(large.Size))
 		}},
 		{Row{"members-size-differs", Set, finding.Note, false, "the disks' sizes differ by a tenth or less; of each as much is used as the smallest has", ""}, func(_ probe.Facts, ds []probe.Disk) []string {
 			small, large := bySize(ds)

@@ -116,7 +116,7 @@ func provoked(t *testing.T, said string) {
 func TestReport(t *testing.T) {
 	f := good()
 	f.CPU.KVM, f.Memory.Total = false, 1
-	r := MakeReport(f, f.Disks[:1], []string{"cpu-virtualisation", "no-disk"})
+	r := MakeReport(f, f.Disks[:1], f.Disks[:1], []string{"cpu-virtualisation", "no-disk"})
 	state := map[string]string{}
 	for _, c := range r.Checks {
 		state[c.Code] = fmt.Sprint(c.Outcome, c.Waived, len(c.Found))
@@ -125,7 +125,7 @@ func TestReport(t *testing.T) {
 		t.Errorf("%s %v", r.Result, state)
 	}
 	f.Disks[0].ReadOnly = true
-	if b, err := json.Marshal(MakeReport(f, f.Disks[:1], nil)); err != nil || !strings.Contains(string(b), `"result":"unfit"`) || !strings.Contains(string(b), `"level":"error"`) {
+	if b, err := json.Marshal(MakeReport(f, f.Disks[:1], f.Disks[:1], nil)); err != nil || !strings.Contains(string(b), `"result":"unfit"`) || !strings.Contains(string(b), `"level":"error"`) {
 		t.Errorf("%s %v", b, err)
 	}
 }

@@ -36,24 +36,25 @@ func beforeOnly(code string) bool {
 	return code == "disk-in-use" || code == "disk-is-medium" || code == "disk-pool-member"
 }
 
-// MakeReport checks the machine and the given disks, with waivers.
-func MakeReport(f probe.Facts, ds []probe.Disk, waive []string) Report {
-	return report(f, ds, waive, func(string) bool { return false })
+// MakeReport checks the machine and the given disks, with waivers. used are the
+// same disks, each as large as what is used of it: so they are compared.
+func MakeReport(f probe.Facts, ds, used []probe.Disk, waive []string) Report {
+	return report(f, ds, used, waive, func(string) bool { return false })
 }
 
 // MakeNodeReport does so on a running node, whose system is on these disks.
-func MakeNodeReport(f probe.Facts, ds []probe.Disk, waive []string) Report {
-	return report(f, ds, waive, beforeOnly)
+func MakeNodeReport(f probe.Facts, ds, used []probe.Disk, waive []string) Report {
+	return report(f, ds, used, waive, beforeOnly)
 }
 
-func report(f probe.Facts, ds []probe.Disk, waive []string, without func(code string) bool) Report {
+func report(f probe.Facts, ds, used []probe.Disk, waive []string, without func(code string) bool) Report {
 	fs := Check(f)
 	r := Report{Time: f.Time, Result: Fit}
 	for _, d := range ds {
 		fs = append(fs, Target(f, d)...)
 		r.Disks = append(r.Disks, d.Name)
 	}
-	fs = append(fs, Members(f, ds)...)
+	fs = append(fs, Members(f, used)...)
 	fs = slices.DeleteFunc(fs, func(x finding.Finding) bool { return without(x.Code) })
 	var codes []string
 	for _, c := range waive {
