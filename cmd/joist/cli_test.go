@@ -196,7 +196,7 @@ func startNode(t *testing.T) (env map[string]string, seen *[]string) {
 		"GET /nodes/localhost/firstboot":                       `{"begun":1,"steps":[{"name":"network","state":"waiting","detail":"for an address","time":1},{"name":"program","state":"waiting","time":1}]}`,
 		"DELETE /nodes/localhost/firstboot":                    `null`,
 		"GET /nodes/n2/alerts":                                 `[]`,
-		"GET /nodes/localhost/check":                           `{"result":"fit","checks":[{"code":"no-nic","outcome":"ok"},{"code":"memory-too-small","outcome":"warning","waived":true,"found":["machine: 1 GiB"],"cure":"add memory"}]}`,
+		"GET /nodes/localhost/check":                           `{"result":"fit","checks":[{"code":"no-nic","outcome":"ok"},{"code":"clock-skew","outcome":"unknown","found":["machine: chrony follows no time server"],"cure":"set it"},{"code":"memory-too-small","outcome":"warning","waived":true,"found":["machine: 1 GiB"],"cure":"add memory"}]}`,
 		"GET /nodes/n2/check":                                  `{"result":"unfit","checks":[{"code":"no-nic","outcome":"error","found":["machine: none"],"cure":"attach one"}]}`,
 		"POST /nodes/localhost/disks/preview":                  `{"possible":1,"findings":[{"level":"warning","code":"disk-usb","path":"/dev/sdc","text":"the disk is attached by USB"}]}`,
 		"POST /nodes/n2/disks/preview":                         `{"possible":0,"findings":[{"level":"error","code":"replace-single","text":"the data are on one disk","hint":"back up"}]}`,
@@ -288,7 +288,7 @@ func TestNodeCare(t *testing.T) {
 	do("alerts", "--node", "n2").check(t, exitOK, "")
 	do("first-boot").check(t, exitOK, "NAME     STATE    DETAIL\nnetwork  waiting  for an address\nprogram  waiting\n")
 	do("first-boot", "--clear").check(t, exitOK, "")
-	do("check").check(t, exitOK, "CHECK             OUTCOME           FOUND\nno-nic            ok                \nmemory-too-small  warning (waived)  machine: 1 GiB\n                                    cure: add memory\n\nThis machine is fit.\n")
+	do("check").check(t, exitOK, "CHECK             OUTCOME           FOUND\nno-nic            ok                \nclock-skew        unknown           machine: chrony follows no time server\nmemory-too-small  warning (waived)  machine: 1 GiB\n                                    cure: add memory\n\nThis machine is fit.\n")
 	if r := do("check", "--node", "n2", "--json"); r.status != exitFindings || !strings.Contains(r.out, `"unfit"`) {
 		t.Errorf("%+v", r)
 	}

@@ -227,7 +227,7 @@ func (c *cli) showReport(r report) error {
 		for _, f := range x.Found {
 			fmt.Fprintf(w, "%s\t%s\t%s\n", cell(x.Code), outcome, cell(f))
 		}
-		if len(x.Found) > 0 && x.Cure != "" && x.Outcome != "note" {
+		if len(x.Found) > 0 && x.Cure != "" && x.Outcome != "note" && x.Outcome != "unknown" {
 			fmt.Fprintf(w, "\t\tcure: %s\n", cell(x.Cure))
 		}
 	}

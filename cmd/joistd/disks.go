@@ -113,6 +113,7 @@ func (d *daemon) check(ctx context.Context, e eyes, s *disks.Service) (any, erro
 		return nil, err
 	}
 	f := e.Facts()
+	askClock(ctx, run.OS{}, &f)
 	var own []probe.Disk
 	for _, r := range rows {
 		if x, ok := f.Find(r.Name); ok && r.GUID != "" {

@@ -53,6 +53,14 @@ type check struct {
 	hit func(f probe.Facts, ds []probe.Disk) []string
 }
 
+// unknown says why a check of the machine has no answer, "" when it has one.
+func unknown(code string, f probe.Facts) string {
+	if code == "clock-skew" && f.Reference == nil {
+		return f.NoReference
+	}
+	return ""
+}
+
 // Table lists every check.
 func Table() []Row {
 	var out []Row

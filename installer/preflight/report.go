@@ -14,10 +14,13 @@ const (
 	Unfit = "unfit"
 )
 
+// Unknown is the outcome of a check whose question could not be answered.
+const Unknown = "unknown"
+
 // Checked is one check of a report with what it found.
 type Checked struct {
 	Row
-	Outcome string   `json:"outcome"` // "ok", or the level of what was found after waiving
+	Outcome string   `json:"outcome"` // "ok", "unknown", or the level of what was found after waiving
 	Waived  bool     `json:"waived,omitempty"`
 	Found   []string `json:"found,omitempty"`
 }
@@ -79,6 +82,9 @@ func report(f probe.Facts, ds, used []probe.Disk, waive []string, without func(c
 				c.Waived = c.Waived || before[i].Level != x.Level
 				c.Found = append(c.Found, x.Path+": "+x.Text)
 			}
+		}
+		if why := unknown(row.Code, f); why != "" && len(c.Found) == 0 {
+			c.Outcome, c.Found = Unknown, []string{"machine: " + why}
 		}
 		r.Checks = append(r.Checks, c)
 	}

@@ -34,6 +34,8 @@ type Facts struct {
 	TPM     string   `json:"tpm,omitempty"` // "2", "1", NoTPM, or "" when it is not known
 	// Reference is another clock's time at Time, where one was asked.
 	Reference *Reference `json:"reference,omitempty"`
+	// NoReference says why one that should be there could not be asked.
+	NoReference string `json:"no_reference,omitempty"`
 	// Leases are what DHCP offers on the cards that have a link.
 	Leases   []Lease  `json:"leases,omitempty"`
 	DMI      DMI      `json:"dmi,omitzero"`
