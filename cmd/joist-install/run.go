@@ -40,12 +40,13 @@ func execute(ctx context.Context, o options) int {
 	if err != nil {
 		log.Warn("kernel command line", "error", err)
 	}
+	s.onNode = opt.Mode == cmdline.Node
 	if s.search, s.unclear = fetch.ParseSearch(opt.Answer, opt.AnswerPin); o.facts == "" && opt.Mode != cmdline.Node {
 		s.net = &wire.Wire{Log: log} // nobody else uses the machine's cards
 	}
 	switch o.command {
 	case "check":
-		return s.check(ctx)
+		return s.check(ctx, os.Stdout, os.Stderr)
 	case "plan":
 		s.o.planOnly, s.o.unattended = true, true
 	case "password", "slot", "boot", "enrol":
@@ -78,27 +79,32 @@ type session struct {
 
 	search  fetch.Search // where the kernel's command line has the answer looked for
 	unclear finding.List // about that
+	onNode  bool         // on a node that is installed
 }
 
 // say prints lines on all consoles.
 func (s *session) say(format string, args ...any) { fmt.Fprintf(s.out, format+"\n", args...) }
 
-// check prints facts as JSON on stdout and findings on stderr.
-func (s *session) check(ctx context.Context) int {
+// check prints facts as JSON on stdout and findings on stderr: the machine's,
+// which the exit status follows, and those of each disk.
+func (s *session) check(ctx context.Context, stdout, stderr io.Writer) int {
 	f, err := s.facts(ctx)
 	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
+		fmt.Fprintln(stderr, err)
 		return exitFailed
 	}
 	b, err := json.MarshalIndent(f, "", "  ")
 	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
+		fmt.Fprintln(stderr, err)
 		return exitFailed
 	}
-	os.Stdout.Write(append(b, '\n'))
-	fs := preflight.Check(f)
-	fs.Write(os.Stderr)
-	return status(fs)
+	fmt.Fprintf(stdout, "%s\n", b)
+	look := preflight.Survey
+	if s.onNode {
+		look = preflight.SurveyNode
+	}
+	look(f).Write(stderr)
+	return status(preflight.Check(f))
 }
 
 func status(fs finding.List) int {

@@ -123,3 +123,30 @@ func TestPersonWaives(t *testing.T) {
 		}
 	}
 }
+
+// What is wrong with a disk is shown, and the exit status is the machine's.
+func TestCheckShowsDisks(t *testing.T) {
+	f := fitMachine()
+	f.Disks[0].Health, f.Disks[0].InUse = &probe.Health{Failing: true}, []string{"/mnt"}
+	f.Disks = append(f.Disks, probe.Disk{Name: "vdb", Size: 64e9, Sector: 512, Contents: []probe.Content{{Where: "vdb", Kind: "zfs", Name: "tank", ID: "7"}}})
+	for _, running := range []bool{false, true} {
+		s, _ := planning(t, f, "")
+		s.onNode = running
+		var stdout, stderr strings.Builder
+		code := s.check(t.Context(), &stdout, &stderr)
+		var again probe.Facts
+		if err := json.Unmarshal([]byte(stdout.String()), &again); err != nil || len(again.Disks) != 2 || code != exitOK {
+			t.Errorf("%d, %v\n%s", code, err, &stdout)
+		}
+		for code, want := range map[string]bool{"/dev/vda: error: the disk says of itself that it fails (SMART) [disk-failing]": true, "[disk-in-use]": !running, "[disk-pool-member]": !running} {
+			if got := strings.Contains(stderr.String(), code); got != want {
+				t.Errorf("on a node %v: %q is said: %v\n%s", running, code, got, &stderr)
+			}
+		}
+	}
+	f.NICs = nil
+	s, _ := planning(t, f, "")
+	if code := s.check(t.Context(), &strings.Builder{}, &strings.Builder{}); code != exitFindings {
+		t.Error(code)
+	}
+}

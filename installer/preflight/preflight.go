@@ -6,6 +6,8 @@
 package preflight
 
 import (
+	"slices"
+
 	"joist/installer/probe"
 	"joist/internal/finding"
 )
@@ -111,6 +113,24 @@ func run(scope Scope, path string, f probe.Facts, ds []probe.Disk) finding.List 
 
 // Check looks at a machine. It is pure.
 func Check(f probe.Facts) finding.List { return run(Machine, "machine", f, nil) }
+
+// Survey looks at a machine and at each disk in it, of which none is chosen yet,
+// but the medium. Whether the machine will do is Check's to say: what stops at a
+// disk only keeps that one from being chosen.
+func Survey(f probe.Facts) finding.List { return survey(f, func(string) bool { return false }) }
+
+// SurveyNode does so on a running node, whose disks are in use.
+func SurveyNode(f probe.Facts) finding.List { return survey(f, beforeOnly) }
+
+func survey(f probe.Facts, without func(code string) bool) finding.List {
+	fs := Check(f)
+	for _, d := range f.Disks {
+		if !d.Medium {
+			fs = append(fs, Target(f, d)...)
+		}
+	}
+	return slices.DeleteFunc(fs, func(x finding.Finding) bool { return without(x.Code) })
+}
 
 // Target looks at one disk that was chosen.
 func Target(f probe.Facts, d probe.Disk) finding.List {

@@ -130,6 +130,31 @@ func TestReport(t *testing.T) {
 	}
 }
 
+// Each disk is looked at but the medium; on a node nobody asks whether it can be
+// installed on.
+func TestSurvey(t *testing.T) {
+	f := good()
+	f.Firmware.Mode = probe.BIOS
+	f.Disks = append(f.Disks, probe.Disk{Name: "sdc", Size: 30e9, Sector: 4096, InUse: []string{"/mnt"}, Health: &probe.Health{Failing: true}})
+	for _, c := range []struct {
+		got  finding.List
+		want string
+	}{
+		{Survey(f), "/dev/sdc:disk-in-use /dev/sdc:disk-4kn-bios /dev/sdc:disk-failing"},
+		{SurveyNode(f), "/dev/sdc:disk-4kn-bios /dev/sdc:disk-failing"},
+	} {
+		var at []string
+		for _, x := range c.got {
+			if x.Path != "machine" {
+				at = append(at, x.Path+":"+x.Code)
+			}
+		}
+		if got := strings.Join(at, " "); got != c.want || c.got[0].Path != "machine" {
+			t.Errorf("got %q, want %q", got, c.want)
+		}
+	}
+}
+
 func TestOnlyWorkingCombinationsAreWaivable(t *testing.T) {
 	for code, want := range map[string]bool{"cpu-virtualisation": true, "memory-too-small": true, "no-disk": false, "disk-too-small": false, "no-nic": false, "nonsense": false} {
 		if Waivable(code) != want {
