@@ -28,7 +28,8 @@ func (c *cli) planCommand() *cobra.Command {
 		Use:   "plan --answer FILE {--facts FILE | --disks FILE,…}",
 		Short: "Show what an installation would do to a machine, without the machine",
 		Long: `Makes the plan that the installer would make: every partition, volume and file
-with its bytes, and the steps in order. Nothing is written anywhere.
+with its bytes, and the steps in order with the commands that they run. Nothing is
+written anywhere.
 
 The facts come from the machine itself: boot it from the medium, leave the
 installer for a shell and run "joist-install check > facts.json". Or disks are
@@ -101,7 +102,10 @@ func (c *cli) plan(o planOptions) error {
 		return errShown
 	}
 	if o.json {
-		b, err := json.MarshalIndent(p, "", "  ")
+		b, err := json.MarshalIndent(struct {
+			plan.Plan
+			Steps []plan.ShownStep `json:"steps"`
+		}{p, p.Steps()}, "", "  ")
 		if err != nil {
 			return fmt.Errorf("encode plan: %w", err)
 		}

@@ -77,7 +77,6 @@ type applier struct {
 	storageID string // the volume group's UUID or the pool's GUID
 	group     bool   // volumes of the group are active
 	array     bool   // the mirror runs
-	zfs       bool   // the kernel knows ZFS
 	pool      bool   // the pool is open
 	mounted   []string
 
@@ -183,7 +182,7 @@ func (a *applier) how(act plan.Action) work {
 	case plan.CheckMedium:
 		return func(ctx context.Context, advance func(n, of int64)) error { return a.checkMedium(ctx, advance) }
 	case plan.Release:
-		return func(ctx context.Context, _ func(n, of int64)) error { return a.release(ctx) }
+		return func(ctx context.Context, _ func(n, of int64)) error { return a.release(ctx, act) }
 	case plan.Mark:
 		return a.on(act.Device, func(_ context.Context, d *drive) error { return a.mark(d, act) })
 	case plan.Wipe:
@@ -193,7 +192,7 @@ func (a *applier) how(act plan.Action) work {
 	case plan.CreateLVM:
 		return func(ctx context.Context, advance func(n, of int64)) error { return a.createLVM(ctx, act, advance) }
 	case plan.Mkfs:
-		return func(ctx context.Context, _ func(n, of int64)) error { return a.mkfs(ctx, act) }
+		return func(ctx context.Context, _ func(n, of int64)) error { return a.commands(ctx, act) }
 	case plan.Seed:
 		return func(ctx context.Context, _ func(n, of int64)) error { return a.seed(act) }
 	case plan.WriteSlot:
@@ -249,16 +248,16 @@ func Check(p plan.Plan) finding.List {
 }
 
 // release undoes what an earlier try in the same boot left behind.
-func (a *applier) release(ctx context.Context) error {
-	if err := a.loadZFS(ctx); err != nil {
-		return err
+func (a *applier) release(ctx context.Context, act plan.Release) error {
+	if err := a.commands(ctx, act); err != nil {
+		return fmt.Errorf("load the ZFS module: %w", err)
 	}
 	for _, v := range []string{"local", "state"} {
 		// an error only says that nothing is mounted there
 		_ = a.h.Sys.Unmount(a.target(v))
 	}
 	if a.active() {
-		if _, err := a.lvm(ctx, "vgchange", "-an", plan.VGName); err != nil {
+		if err := a.commands(ctx, plan.Finish{VG: plan.VGName}); err != nil {
 			a.h.Log.Info("no volume group to deactivate", "answer", err.Error())
 		}
 	}
@@ -276,8 +275,7 @@ func (a *applier) cleanUp() error {
 	defer cancel()
 	err := a.unmountAll()
 	if a.group {
-		_, lvmErr := a.lvm(ctx, "vgchange", "-an", plan.VGName)
-		err = errors.Join(err, lvmErr)
+		err = errors.Join(err, a.commands(ctx, plan.Finish{VG: plan.VGName}))
 	}
 	if a.array {
 		err = errors.Join(err, a.stopArray(ctx, plan.StopArray{File: plan.ArrayFile}))
@@ -304,10 +302,8 @@ func (a *applier) finish(ctx context.Context, act plan.Finish) error {
 	if err := a.unmountAll(); err != nil {
 		return err
 	}
-	if act.VG != "" {
-		if _, err := a.lvm(ctx, "vgchange", "-an", act.VG); err != nil {
-			return fmt.Errorf("deactivate volume group %q: %w", act.VG, err)
-		}
+	if err := a.commands(ctx, act); err != nil {
+		return fmt.Errorf("deactivate volume group %q: %w", act.VG, err)
 	}
 	var errs []error
 	for _, d := range a.drives {

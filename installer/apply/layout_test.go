@@ -18,6 +18,7 @@ import (
 	"joist/installer/plan"
 	"joist/installer/probe"
 	"joist/internal/progress"
+	"joist/internal/run"
 )
 
 func xfs(a *answer.Answer) { a.Disk.Filesystem = answer.XFS }
@@ -311,6 +312,50 @@ func TestDegradedMirrorIsRead(t *testing.T) {
 		p := plan.Plan{Disk: probe.Disk{Name: "vda"}, Adopt: &probe.Installation{Group: uuid, Array: array}}
 		if got := strings.Contains(lvmConf(p), "a|^/dev/md127$|"); got != (array != "") {
 			t.Errorf("array %q: the mirror is read: %v", array, got)
+		}
+	}
+}
+
+// Every program that is run stands in the plan as it is run, and the other way
+// round.
+func TestPlanShowsWhatIsRun(t *testing.T) {
+	swap := int64(1 << 30)
+	for name, prepare := range map[string]func(t *testing.T) (*machine, plan.Plan){
+		"lvm": func(t *testing.T) (*machine, plan.Plan) {
+			m := emptyMachine(t, "vda")
+			return m, m.plan(t, func(a *answer.Answer) { a.Disk.SwapSize = &swap })
+		},
+		"xfs on a mirror": func(t *testing.T) (*machine, plan.Plan) {
+			m := emptyMachine(t, "vda", "vdb")
+			return m, m.plan(t, func(a *answer.Answer) { mirror(a); xfs(a) })
+		},
+		"pool": func(t *testing.T) (*machine, plan.Plan) {
+			m := emptyMachine(t, "vda", "vdb")
+			return m, m.plan(t, pool(answer.RAID1, "vda", "vdb"))
+		},
+		"kept": func(t *testing.T) (*machine, plan.Plan) { return adopted(t, answer.Ext4) },
+	} {
+		m, p := prepare(t)
+		if err := Apply(t.Context(), m.Host, p, progress.Discard); err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		var shown, ran []string
+		for _, x := range p.Steps() {
+			for _, argv := range append(x.Commands, x.Repairs...) {
+				shown = append(shown, run.Cmd{Path: argv[0], Args: argv[1:]}.String())
+			}
+		}
+		for _, c := range m.script.Calls() {
+			if c != "lvm "+m.Path(lvmDir, "create") {
+				ran = append(ran, c)
+				continue
+			}
+			for _, line := range strings.Split(strings.TrimSpace(m.lvm), "\n")[1:] {
+				ran = append(ran, "lvm "+line)
+			}
+		}
+		if strings.Join(ran, "\n") != strings.Join(shown, "\n") || len(ran) < 4 {
+			t.Errorf("%s: shown\n%s\n\nrun\n%s", name, strings.Join(shown, "\n"), strings.Join(ran, "\n"))
 		}
 	}
 }

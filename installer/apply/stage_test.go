@@ -150,7 +150,7 @@ func (discard) WriteAt(b []byte, _ int64) (int, error) { return len(b), nil }
 
 func TestScript(t *testing.T) {
 	for _, bad := range []string{"a b", "a\nb", "a#b", `a"b`, `a\b`, "", strings.Repeat("a", 256)} {
-		if b, err := script([][]string{{"vgs", bad}}); err == nil {
+		if b, err := script([][]string{{"lvm", "vgs", bad}}); err == nil {
 			t.Errorf("taken: %q", b)
 		}
 	}
@@ -165,7 +165,7 @@ func TestRelease(t *testing.T) {
 			m.write(t, "/sys/block/dm-0/dm/name", []byte(name+"\n"))
 		}
 		a := &applier{h: m.Host, p: p}
-		if err := a.release(t.Context()); err != nil || len(m.script.Calls()) != want {
+		if err := a.release(t.Context(), plan.Release{}); err != nil || len(m.script.Calls()) != want {
 			t.Errorf("%q: ran %v (%v)", name, m.script.Calls(), err)
 		}
 	}

@@ -35,26 +35,37 @@ func (a *applier) howStorage(act plan.Action) work {
 
 // commands runs what the plan has shown.
 func (a *applier) commands(ctx context.Context, act plan.Commander) error {
+	_, err := a.lastAnswer(ctx, act)
+	return err
+}
+
+// lastAnswer is commands, with what the last of them said.
+func (a *applier) lastAnswer(ctx context.Context, act plan.Commander) (out []byte, err error) {
 	for _, argv := range act.Commands() {
-		c := run.Cmd{Path: argv[0], Args: argv[1:]}
-		if c.Path == "lvm" {
-			c = a.lvmCmd(argv[1:]...)
+		if out, err = a.command(ctx, argv); err != nil {
+			return nil, err
 		}
-		if _, err := a.h.Run.Run(ctx, c); err != nil {
+	}
+	return out, nil
+}
+
+func (a *applier) command(ctx context.Context, argv []string) ([]byte, error) {
+	c := run.Cmd{Path: argv[0], Args: argv[1:]}
+	if c.Path == "lvm" {
+		c = a.lvmCmd(argv[1:]...)
+	}
+	return a.h.Run.Run(ctx, c)
+}
+
+// startArray makes or starts the mirror.
+func (a *applier) startArray(ctx context.Context, act plan.Commander) error {
+	for _, argv := range act.Commands() {
+		a.array = argv[0] == "mdadm" // even if it fails half-way
+		if _, err := a.command(ctx, argv); err != nil {
 			return err
 		}
 	}
 	return nil
-}
-
-// startArray makes or starts the mirror. The module makes the number of the
-// array usable, which nothing else asks for (md(4)).
-func (a *applier) startArray(ctx context.Context, act plan.Commander) error {
-	if _, err := a.h.Run.Run(ctx, run.Cmd{Path: "modprobe", Args: []string{"-a", "md_mod", "raid1"}}); err != nil {
-		return err
-	}
-	a.array = true // even if the command fails half-way
-	return a.commands(ctx, act)
 }
 
 func (a *applier) stopArray(ctx context.Context, act plan.StopArray) error {
@@ -110,7 +121,7 @@ func (a *applier) activateGroup(ctx context.Context, act plan.ActivateGroup) err
 		switch fs {
 		case answer.XFS:
 		case answer.Ext4:
-			_, err := a.h.Run.Run(ctx, run.Cmd{Path: "e2fsck", Args: []string{"-p", device}})
+			_, err := a.command(ctx, act.Repair(v))
 			// e2fsck(8): 1 is "repaired", 2 "and restart", which an unmounted one does not need
 			if code := run.ExitCode(err); err != nil && (code < 1 || code > 3) {
 				return err

@@ -11,7 +11,6 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/go-crypt/x/yescrypt"
@@ -61,11 +60,7 @@ backup {
 `, accept.String())
 }
 
-// lvm runs an LVM command or, given the name of a file, those in it.
-func (a *applier) lvm(ctx context.Context, args ...string) ([]byte, error) {
-	return a.h.Run.Run(ctx, a.lvmCmd(args...))
-}
-
+// lvmCmd is an LVM command or, given the name of a file, those in it.
 func (a *applier) lvmCmd(args ...string) run.Cmd {
 	return run.Cmd{Path: "lvm", Args: args,
 		Env: []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C.UTF-8", "HOME=/root", "LVM_SYSTEM_DIR=" + a.h.Path(lvmDir)}}
@@ -91,7 +86,8 @@ var wordRE = regexp.MustCompile(`^[A-Za-z0-9_./+-]+$`)
 // for each command spends most of its time with that.
 func script(commands [][]string) ([]byte, error) {
 	out := []byte("#!/usr/sbin/lvm\n")
-	for _, words := range commands {
+	for _, argv := range commands {
+		words := argv[1:] // without "lvm"
 		line := strings.Join(words, " ") + "\n"
 		if i := slices.IndexFunc(words, func(w string) bool { return !wordRE.MatchString(w) }); i >= 0 {
 			return nil, fmt.Errorf("write LVM's commands: %q cannot be a word of them", words[i])
@@ -104,30 +100,10 @@ func script(commands [][]string) ([]byte, error) {
 	return out, nil
 }
 
-func bytesArg(n int64) string { return strconv.FormatInt(n, 10) + "b" }
-
 var vgUUID = regexp.MustCompile(`^[A-Za-z0-9]{6}(-[A-Za-z0-9]{4}){5}-[A-Za-z0-9]{6}$`)
 
-// groupCommands make physical volume, group and volumes, and tell the group's
-// UUID.
-func groupCommands(act plan.CreateLVM) [][]string {
-	out := [][]string{
-		// 250k of metadata end at 1 MiB, where data then begins (pvcreate(8))
-		{"pvcreate", "-ff", "-y", "--metadatasize", "250k", act.Device},
-		{"vgcreate", "-y", act.VG, act.Device},
-	}
-	for _, v := range act.Volumes {
-		size := []string{"-W", "y", "-L", bytesArg(v.Bytes)}
-		if v.Use == "thin-pool" {
-			size = []string{"--type", "thin-pool", "-L", bytesArg(v.Bytes), "--poolmetadatasize", bytesArg(v.Meta)}
-		}
-		out = append(out, append(append([]string{"lvcreate", "-y"}, size...), "-n", v.Name, act.VG))
-	}
-	return append(out, []string{"vgs", "--noheadings", "-o", "vg_uuid", act.VG})
-}
-
 func (a *applier) createLVM(ctx context.Context, act plan.CreateLVM, advance func(n, of int64)) error {
-	commands := groupCommands(act)
+	commands := act.Commands()
 	text, err := script(commands)
 	if err != nil {
 		return err
@@ -155,15 +131,6 @@ func (a *applier) createLVM(ctx context.Context, act plan.CreateLVM, advance fun
 		return fmt.Errorf("lvm did not tell the group's UUID")
 	}
 	return nil
-}
-
-func (a *applier) mkfs(ctx context.Context, act plan.Mkfs) error {
-	c := run.Cmd{Path: "mkfs.ext4", Args: []string{"-q", "-F", "-m", "0", "-L", act.Label, act.Device}}
-	if act.Type == "swap" {
-		c = run.Cmd{Path: "mkswap", Args: []string{"-L", act.Label, act.Device}}
-	}
-	_, err := a.h.Run.Run(ctx, c)
-	return err
 }
 
 func (a *applier) mount(device, volume, fs string) (string, error) {

@@ -28,28 +28,11 @@ func (a *applier) howPool(act plan.Action) work {
 	return func(ctx context.Context, _ func(n, of int64)) error { return f(ctx) }
 }
 
-// loadZFS has the kernel know pools. It comes before the first write: where the
-// kernel refuses the module, the disks stay as they are. Guests' volumes in a
-// pool that is kept get no devices (zfs(4), zvol_inhibit_dev).
-func (a *applier) loadZFS(ctx context.Context) error {
-	if !a.p.ZFS() || a.zfs {
-		return nil
-	}
-	if _, err := a.h.Run.Run(ctx, run.Cmd{Path: "modprobe", Args: []string{"zfs", "zvol_inhibit_dev=1"}}); err != nil {
-		return fmt.Errorf("load the ZFS module: %w", err)
-	}
-	a.zfs = true
-	return nil
-}
-
 var poolGUID = regexp.MustCompile(`^[0-9]{1,20}$`)
 
 func (a *applier) createPool(ctx context.Context, act plan.CreatePool) error {
 	a.pool = true // even if a command fails half-way
-	if err := a.commands(ctx, act); err != nil {
-		return err
-	}
-	out, err := a.h.Run.Run(ctx, run.Cmd{Path: "zpool", Args: []string{"get", "-H", "-o", "value", "guid", act.Name}})
+	out, err := a.lastAnswer(ctx, act)
 	if err != nil {
 		return err
 	}
@@ -83,8 +66,7 @@ func (a *applier) exportPool(ctx context.Context) error {
 	if !a.imported() {
 		return nil
 	}
-	_, err := a.h.Run.Run(ctx, run.Cmd{Path: "zpool", Args: []string{"export", plan.PoolName}})
-	return err
+	return a.commands(ctx, plan.ClosePool{Name: plan.PoolName, Kept: true})
 }
 
 // releasePool lets go of the pool that an earlier try has opened. One of that

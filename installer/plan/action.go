@@ -22,7 +22,10 @@ type (
 	// anything is written.
 	CheckMedium struct{ Bytes int64 }
 	// Release lets go of what an earlier try left mounted or active.
-	Release struct{ Device string }
+	Release struct {
+		Device string
+		ZFS    bool // have the kernel know pools
+	}
 	// Mark writes the new table with the mark "not finished" before anything
 	// else is: whatever happens from here on, the next start knows that nothing
 	// on the disk counts, or that only what was to be kept does.
@@ -162,8 +165,8 @@ func (p *Plan) actions() ([]Action, error) {
 		return p.inPlace(seed)
 	}
 	out := []Action{CheckMedium{Bytes: total}}
-	for _, m := range p.All() {
-		out = append(out, Release{Device: m.Device()})
+	for i, m := range p.All() {
+		out = append(out, Release{Device: m.Device(), ZFS: p.ZFS() && i == 0})
 	}
 	marks := disk.Unfinished
 	if p.Adopt != nil {

@@ -92,12 +92,13 @@ func (p Plan) lost() string {
 
 func (p Plan) describeSteps(b *strings.Builder) {
 	b.WriteString("\nsteps\n")
-	for i, a := range p.Actions {
-		fmt.Fprintf(b, "  %2d. %s\n", i+1, a.Step())
-		if c, ok := a.(Commander); ok {
-			for _, argv := range c.Commands() {
-				fmt.Fprintf(b, "        %s\n", strings.Join(argv, " "))
-			}
+	for i, x := range p.Steps() {
+		fmt.Fprintf(b, "  %2d. %s\n", i+1, x.Step)
+		for _, argv := range x.Commands {
+			fmt.Fprintf(b, "        %s\n", shellLine(argv))
+		}
+		for _, argv := range x.Repairs {
+			fmt.Fprintf(b, "        %s   (where it holds ext4)\n", shellLine(argv))
 		}
 	}
 }

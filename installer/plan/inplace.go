@@ -131,7 +131,7 @@ func (p *Plan) inPlace(seed Seed) ([]Action, error) {
 		}
 		grow.Clear = []Range{{data.Start, mib}, {data.End() - mib, mib}}
 	}
-	out := []Action{CheckBoot{Partition: esp, Slot: slot}, Release{Device: m.Device()}, grow}
+	out := []Action{CheckBoot{Partition: esp, Slot: slot}, Release{Device: m.Device(), ZFS: p.ZFS()}, grow}
 	out = append(append(out, p.storage()...), seed)
 	files, err := p.BootFiles(p.placeholder())
 	if err != nil {

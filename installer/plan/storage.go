@@ -181,19 +181,14 @@ func (ImportPool) action()    {}
 func (ClosePool) action()     {}
 func (StopArray) action()     {}
 
-// Commander is an action that consists of commands: argument vectors to be run
-// one after the other. LVM's are run with the configuration that confines them
-// to the chosen disks.
-type Commander interface {
-	Action
-	Commands() [][]string
-}
+// loadMD makes the number of the array usable, which nothing else asks for (md(4)).
+func loadMD() []string { return []string{"modprobe", "-a", "md_mod", "raid1"} }
 
 // Commands: mdadm(8). The size is in KiB and given, as is the offset, so that
 // the array is as large as the plan says with any version of mdadm.
 func (a CreateArray) Commands() [][]string {
 	kib := func(n int64) string { return strconv.FormatInt(n>>10, 10) + "K" }
-	return [][]string{append([]string{"mdadm", "--create", a.File, "--run", "--level=1", "--metadata=1.2", "--homehost=any", "--name=" + ArrayName,
+	return [][]string{loadMD(), append([]string{"mdadm", "--create", a.File, "--run", "--level=1", "--metadata=1.2", "--homehost=any", "--name=" + ArrayName,
 		"--uuid=" + a.UUID, "--bitmap=internal", "--assume-clean", "--data-offset=" + kib(dataOffset), "--size=" + kib(a.Bytes),
 		"--raid-devices=" + strconv.Itoa(len(a.Devices))}, a.Devices...)}
 }
@@ -204,7 +199,8 @@ func (a MkfsXFS) Commands() [][]string {
 }
 
 // Commands: zpool-create(8), zfs-create(8). Without -f: the devices were
-// wiped, so that anything zpool objects to is a mistake of ours.
+// wiped, so that anything zpool objects to is a mistake of ours. The last one
+// tells the pool's GUID.
 func (a CreatePool) Commands() [][]string {
 	create := []string{"zpool", "create"}
 	for _, o := range a.Pool.Options {
@@ -221,13 +217,13 @@ func (a CreatePool) Commands() [][]string {
 		}
 		out = append(out, append(args, a.Name+"/"+d.Name))
 	}
-	return out
+	return append(out, []string{"zpool", "get", "-H", "-o", "value", "guid", a.Name})
 }
 
 // Commands: mdadm(8). Only members with this UUID are taken; --run starts the
 // array when one is missing.
 func (a AssembleArray) Commands() [][]string {
-	return [][]string{append([]string{"mdadm", "--assemble", a.File, "--run", "--uuid=" + a.UUID}, a.Devices...)}
+	return [][]string{loadMD(), append([]string{"mdadm", "--assemble", a.File, "--run", "--uuid=" + a.UUID}, a.Devices...)}
 }
 
 // Commands: lvm(8), lvmsystemid is not used.

@@ -2,9 +2,7 @@ package run
 
 import (
 	"context"
-	"fmt"
 	"slices"
-	"strings"
 	"sync"
 )
 
@@ -34,13 +32,4 @@ func (s *Script) Calls() []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return slices.Clone(s.calls)
-}
-
-// DryRun is the Runner that only says what it would run.
-type DryRun struct{ Say func(line string) }
-
-// Run says the command and answers nothing.
-func (d DryRun) Run(_ context.Context, c Cmd) ([]byte, error) {
-	d.Say(fmt.Sprintf("would run: %s", strings.TrimSpace(c.String())))
-	return nil, nil
 }
