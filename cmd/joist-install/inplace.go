@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -146,6 +147,9 @@ func (s *session) cloudInit(f *probe.Facts) (a answer.Answer, fl finding.List, o
 	}
 	for _, n := range f.NICs {
 		m.Cards = append(m.Cards, nocloud.Card{Name: n.Name, MAC: n.MAC})
+	}
+	for _, l := range f.Leases {
+		m.Domain = cmp.Or(m.Domain, l.Domain)
 	}
 	a, fl = nocloud.Read(files, m)
 	return a, fl, true

@@ -103,8 +103,8 @@ func TestFindSeed(t *testing.T) {
 		{name: "in the image", image: map[string]string{boot.PathAnswer: toml}, label: "cidata", volume: cloud, fqdn: "in-image"},
 		{name: "erased", image: map[string]string{boot.PathAnswer: strings.Repeat("#", 40)}, asked: true},
 		{name: "labelled", label: "joist-answe", volume: map[string]string{answerName: "[global]\nfqdn = \"from-volume\"\n"}, fqdn: "from-volume"},
-		{name: "for cloud-init", label: "CIDATA", volume: cloud, fqdn: "from-cloud"},
-		{name: "erased, and for cloud-init", image: map[string]string{boot.PathAnswer: "####"}, label: "cidata", volume: cloud, fqdn: "from-cloud"},
+		{name: "for cloud-init", label: "CIDATA", volume: cloud, fqdn: "from-cloud.localdomain"},
+		{name: "erased, and for cloud-init", image: map[string]string{boot.PathAnswer: "####"}, label: "cidata", volume: cloud, fqdn: "from-cloud.localdomain"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			root := t.TempDir()

@@ -111,7 +111,7 @@ func TestMatch(t *testing.T) {
 
 func TestWizardAnswer(t *testing.T) {
 	a := Answer{
-		Global:  Global{Keyboard: "de", Country: "at", Timezone: "UTC", FQDN: "n1", MailTo: "a@b.c", RootPassword: "12345678"},
+		Global:  Global{Keyboard: "de", Country: "at", Timezone: "UTC", FQDN: "n1.lab", MailTo: "a@b.c", RootPassword: "12345678"},
 		Network: Network{Source: FromDHCP},
 		Disk:    Disk{Filesystem: "ext4", List: []string{"vda"}},
 	}

@@ -189,11 +189,23 @@ func (c *checker) fqdn() {
 	case g.FQDN == "" && !c.given(key, false):
 		c.missing(key, "add fqdn = \"node1.example.com\"")
 	default:
-		if why := HostName(g.FQDN); why != "" {
+		if why := FullName(g.FQDN); why != "" {
 			c.stop(key, "answer-wrong-value", "use letters, digits and inner hyphens, at most 63 between dots, with a letter before the first dot, like node1.example.com",
-				"fqdn = %q is not a host name: %s", g.FQDN, why)
+				"fqdn = %q is not a host name with domain: %s", g.FQDN, why)
 		}
 	}
+}
+
+// FullName says what is wrong with a host name that has to have a domain, "" when
+// nothing is.
+func FullName(s string) string {
+	if why := HostName(s); why != "" {
+		return why
+	}
+	if !strings.Contains(s, ".") {
+		return "there is no domain"
+	}
+	return ""
 }
 
 // HostName says what is wrong with a host name (RFC 1123), "" when nothing is.

@@ -117,7 +117,7 @@ func (r *reader) version1(o object) []link {
 			case "physical":
 				out = append(out, r.physical(at, c))
 			case "nameserver":
-				r.each(at, c, known{"type": nil, "search": nil, "interface": nil, "address": func(path string, v json.RawMessage) { dns = append(dns, r.texts(path, v)...) }}, r.refused)
+				r.each(at, c, known{"type": nil, "search": r.searched, "interface": nil, "address": func(path string, v json.RawMessage) { dns = append(dns, r.texts(path, v)...) }}, r.refused)
 			case "loopback":
 			default:
 				r.refused(at + " (type " + printable(kind) + ")")
@@ -151,7 +151,7 @@ func (r *reader) subnet(path string, o object, l *link) {
 	var address, mask string
 	r.each(path, o, known{
 		"control":         nil,
-		"dns_search":      nil,
+		"dns_search":      r.searched,
 		"address":         func(path string, v json.RawMessage) { address = r.text(path, v) },
 		"netmask":         func(path string, v json.RawMessage) { mask = r.text(path, v) },
 		"gateway":         func(path string, v json.RawMessage) { l.gateways = append(l.gateways, r.text(path, v)) },
@@ -208,7 +208,7 @@ func (r *reader) ethernet(path, id string, o object) link {
 		"addresses": func(path string, v json.RawMessage) { l.addresses = append(l.addresses, r.texts(path, v)...) },
 		"gateway4":  gateway, "gateway6": gateway,
 		"nameservers": func(path string, v json.RawMessage) {
-			r.each(path, r.object(path, v), known{"search": nil,
+			r.each(path, r.object(path, v), known{"search": r.searched,
 				"addresses": func(path string, v json.RawMessage) { l.dns = append(l.dns, r.texts(path, v)...) }}, r.refused)
 		},
 		"routes": func(path string, v json.RawMessage) {

@@ -31,8 +31,9 @@ type Files struct{ UserData, MetaData, NetworkConfig []byte }
 
 // Machine is what the volume does not say.
 type Machine struct {
-	Disk  string // that becomes the node's
-	Cards []Card
+	Disk   string // that becomes the node's
+	Cards  []Card
+	Domain string // that a DHCP lease names, "" for none
 }
 
 // Card is a network card.
@@ -53,9 +54,10 @@ func Findings() []answer.Row {
 
 // reader collects the answer and what is wrong.
 type reader struct {
-	a  answer.Answer
-	m  Machine
-	fl finding.List
+	a      answer.Answer
+	m      Machine
+	search []string // domains
+	fl     finding.List
 }
 
 // Read makes an answer. user-data that is no cloud-config is an answer file.

@@ -26,17 +26,17 @@ func TestRead(t *testing.T) {
 		want                      string // host, key count, network
 		codes                     string
 	}{
-		{name: "least", user: user, meta: meta, want: "n1 0 from-dhcp"},
+		{name: "least", user: user, meta: meta, want: "n1.localdomain 0 from-dhcp"},
 		{name: "name and keys", user: user + "fqdn: n1.example.com\nhostname: n1\ntimezone: Europe/Vienna\nkeyboard: {layout: us}\nssh_authorized_keys: [\"" + key + "\"]\ngrowpart: {mode: auto}\n", meta: meta, want: "n1.example.com 1 from-dhcp"},
-		{name: "users", user: "#cloud-config\nusers:\n- name: root\n  lock_passwd: false\n  hashed_passwd: \"" + hash + "\"\n  ssh_authorized_keys: [\"" + key + "\"]\n", meta: meta, want: "n1 1 from-dhcp"},
-		{name: "list of passwords", user: "#cloud-config\nchpasswd:\n  list: |\n    root:" + hash + "\n", meta: meta, want: "n1 0 from-dhcp"},
-		{name: "plain password", user: "#cloud-config\npassword: longenough\n", meta: meta, want: "n1 0 from-dhcp"},
-		{name: "unknown keys", user: user + "runcmd: [ls]\npackages: [vim]\n", meta: meta + "x: 1\n", want: "n1 0 from-dhcp", codes: "cloud-init-unknown meta-data.x, cloud-init-unknown user-data.packages, cloud-init-unknown user-data.runcmd"},
+		{name: "users", user: "#cloud-config\nusers:\n- name: root\n  lock_passwd: false\n  hashed_passwd: \"" + hash + "\"\n  ssh_authorized_keys: [\"" + key + "\"]\n", meta: meta, want: "n1.localdomain 1 from-dhcp"},
+		{name: "list of passwords", user: "#cloud-config\nchpasswd:\n  list: |\n    root:" + hash + "\n", meta: meta, want: "n1.localdomain 0 from-dhcp"},
+		{name: "plain password", user: "#cloud-config\npassword: longenough\n", meta: meta, want: "n1.localdomain 0 from-dhcp"},
+		{name: "unknown keys", user: user + "runcmd: [ls]\npackages: [vim]\n", meta: meta + "x: 1\n", want: "n1.localdomain 0 from-dhcp", codes: "cloud-init-unknown meta-data.x, cloud-init-unknown user-data.packages, cloud-init-unknown user-data.runcmd"},
 		{name: "nothing", codes: "cloud-init-incomplete meta-data!, cloud-init-incomplete user-data!"},
 		{name: "other user", user: user + "user: {name: jim}\nusers: [default, {name: joe}]\n", meta: meta, codes: "cloud-init-unknown user-data.user (user jim)!, cloud-init-unknown user-data.users[1] (user joe)!"},
 		{name: "as Proxmox VE writes it", user: "#cloud-config\nhostname: n1\nmanage_etc_hosts: true\nuser: root\npassword: " + hash + "\nssh_authorized_keys:\n  - " + key + "\nchpasswd:\n  expire: False\nusers:\n  - default\npackage_upgrade: true\n", meta: "instance-id: x\n",
 			network: "version: 1\nconfig:\n    - type: physical\n      name: eth0\n      mac_address: '52:54:00:00:00:01'\n      subnets:\n      - type: static\n        address: '192.0.2.5'\n        netmask: '255.255.255.0'\n        gateway: '192.0.2.1'\n    - type: nameserver\n      address:\n      - '192.0.2.53'\n      search:\n      - 'x'\n",
-			want:    "n1 1 from-answer map[INTERFACE:eth0] 192.0.2.5/24 192.0.2.1 [192.0.2.53] 0", codes: "cloud-init-unknown user-data.package_upgrade"},
+			want:    "n1.x 1 from-answer map[INTERFACE:eth0] 192.0.2.5/24 192.0.2.1 [192.0.2.53] 0", codes: "cloud-init-unknown user-data.package_upgrade"},
 		{name: "not YAML", user: "#cloud-config\n: [\n", meta: meta, codes: "cloud-init-unreadable user-data!, cloud-init-incomplete user-data!"},
 		{name: "a key twice", user: user + "fqdn: a\nfqdn: b\n", meta: meta, codes: "cloud-init-unreadable user-data!, cloud-init-incomplete user-data!"},
 		{name: "random password", user: "#cloud-config\nchpasswd: {users: [{name: root, type: RANDOM}]}\n", meta: meta, codes: "cloud-init-wrong-value user-data.chpasswd.users[0]!, cloud-init-incomplete user-data!"},
@@ -46,10 +46,10 @@ func TestRead(t *testing.T) {
 		{name: "bad key", user: user + "ssh_authorized_keys: [x]\n", meta: meta, codes: "answer-wrong-value global.root-ssh-keys!"},
 
 		{name: "static 2", user: user, meta: meta, network: "version: 2\nethernets:\n  a:\n    match: {macaddress: '52:54:00:00:00:02'}\n    addresses: [192.0.2.5/24, '2001:db8::5/64']\n    routes: [{to: default, via: 192.0.2.1}, {to: '::/0', via: 'fe80::1'}]\n    nameservers: {addresses: [192.0.2.53], search: [x]}\n    mtu: 1400\n",
-			want: "n1 0 from-answer map[INTERFACE:eth1] 192.0.2.5/24 192.0.2.1 [192.0.2.53] 1400 2001:db8::5/64 fe80::1"},
+			want: "n1.x 0 from-answer map[INTERFACE:eth1] 192.0.2.5/24 192.0.2.1 [192.0.2.53] 1400 2001:db8::5/64 fe80::1"},
 		{name: "static 1", user: user, meta: meta, network: "network:\n  version: 1\n  config:\n  - type: physical\n    name: eth0\n    subnets: [{type: static, address: 192.0.2.5, netmask: 255.255.255.0, gateway: 192.0.2.1}]\n  - {type: nameserver, address: [192.0.2.53]}\n",
-			want: "n1 0 from-answer map[INTERFACE:eth0] 192.0.2.5/24 192.0.2.1 [192.0.2.53] 0"},
-		{name: "DHCP 1", user: user, meta: meta, network: "version: 1\nconfig: [{type: physical, mac_address: '52:54:00:00:00:01', subnets: [{type: dhcp4}]}]\n", want: "n1 0 from-dhcp", codes: "cloud-init-unknown network-config.config[0]"},
+			want: "n1.localdomain 0 from-answer map[INTERFACE:eth0] 192.0.2.5/24 192.0.2.1 [192.0.2.53] 0"},
+		{name: "DHCP 1", user: user, meta: meta, network: "version: 1\nconfig: [{type: physical, mac_address: '52:54:00:00:00:01', subnets: [{type: dhcp4}]}]\n", want: "n1.localdomain 0 from-dhcp", codes: "cloud-init-unknown network-config.config[0]"},
 		{name: "no such card", user: user, meta: meta, network: "version: 2\nethernets: {ens3: {dhcp4: true}}\n", codes: "cloud-init-wrong-value network-config.ethernets.ens3!"},
 		{name: "two", user: user, meta: meta, network: "version: 2\nethernets: {eth0: {dhcp4: true}, eth1: {dhcp4: true}}\n", codes: "cloud-init-wrong-value network-config!"},
 		{name: "bonds", user: user, meta: meta, network: "version: 2\nbonds: {b: {}}\nethernets: {eth0: {dhcp4: true}}\n", codes: "cloud-init-unknown network-config.bonds!"},
@@ -87,6 +87,28 @@ func TestRead(t *testing.T) {
 				t.Errorf("disks %v", a.Disk.List)
 			}
 		})
+	}
+}
+
+// A name alone gets the domain that is known best.
+func TestDomain(t *testing.T) {
+	for _, c := range []struct{ host, search, lease, want string }{
+		{"n1.example.com", "a.example", "b.example", "n1.example.com root@n1.example.com"},
+		{"n1", "a.example, c.example", "b.example", "n1.a.example root@n1.a.example"},
+		{"n1", "'no domain', c.example", "b.example", "n1.c.example root@n1.c.example"},
+		{"n1", "", "b.example", "n1.b.example root@n1.b.example"},
+		{"n1", "", "", "n1.localdomain root@localhost.localdomain"},
+	} {
+		for _, network := range []string{"version: 2\nethernets: {eth0: {dhcp4: true, nameservers: {search: [%s]}}}\n",
+			"version: 1\nconfig: [{type: physical, name: eth0, subnets: [{type: dhcp, dns_search: [%s]}]}]\n",
+			"version: 1\nconfig: [{type: physical, name: eth0, subnets: [{type: dhcp}]}, {type: nameserver, search: [%s]}]\n"} {
+			m := machine()
+			m.Domain = c.lease
+			a, fl := Read(Files{[]byte(user), []byte("local-hostname: " + c.host + "\n"), fmt.Appendf(nil, network, c.search)}, m)
+			if got := a.Global.FQDN + " " + a.Global.MailTo; got != c.want || fl.Stops() {
+				t.Errorf("%+v: %q, %v", c, got, fl)
+			}
+		}
 	}
 }
 

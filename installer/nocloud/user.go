@@ -179,8 +179,31 @@ func (r *reader) complete() {
 	if g.RootPassword == "" && g.RootPasswordHashed == "" {
 		r.stop("cloud-init-incomplete", UserData, "add chpasswd: {expire: false, users: [{name: root, type: hash, password: \"…\"}]}; mkpasswd -m yescrypt makes the hash", "there is no password of root, which API and console ask for")
 	}
+	g.FQDN = r.withDomain(g.FQDN)
 	g.MailTo = "root@localhost.localdomain"
-	if strings.Contains(g.FQDN, ".") {
+	if !strings.HasSuffix(g.FQDN, "."+noDomain) {
 		g.MailTo = "root@" + g.FQDN
 	}
+}
+
+// noDomain is the domain where none is known.
+const noDomain = "localdomain"
+
+// withDomain adds one to a host name alone: cloud-init does with less than a
+// node's answer.
+func (r *reader) withDomain(name string) string {
+	if name == "" || strings.Contains(name, ".") {
+		return name
+	}
+	for _, d := range append(r.search, r.m.Domain) {
+		if d != "" && answer.HostName("x."+d) == "" {
+			return name + "." + d
+		}
+	}
+	return name + "." + noDomain
+}
+
+// searched notes the domains of a search list.
+func (r *reader) searched(path string, v json.RawMessage) {
+	r.search = append(r.search, r.texts(path, v)...)
 }

@@ -37,7 +37,7 @@ func Findings() []preflight.Row {
 		row("nic-ambiguous", stop, "the filter matches several network cards", "use a property that only one of them has, such as `ID_NET_NAME_MAC`"),
 		row("nic-guessed", warn, "several cards, DHCP, and more than one has a link and a lease, or none has", "name it: `[joist.network] filter.KEY`, or connect only this one"),
 		row("bond-of-one", warn, "the filter of the bond matches one card only", "use a property that the bond's cards share, such as `ID_NET_DRIVER`"),
-		row("hostname-unknown", stop, "the name shall come from DHCP, and no lease holds a usable one", "have the DHCP server send a host name (option 12), or write it: `fqdn = \"node1.example.com\"`"),
+		row("hostname-unknown", stop, "the name shall come from DHCP, and no lease holds a usable one, or neither lease nor `fqdn.domain` a domain", "have the DHCP server send a host name (option 12) and domain (option 15), add `fqdn.domain`, or write it: `fqdn = \"node1.example.com\"`"),
 		row("hdsize-too-small", stop, "`hdsize` is below 20 GB", "use 19 or more, or leave it out"),
 		row("hdsize-too-large", stop, "`hdsize` is larger than a disk", "leave it out to use the whole disk"),
 		row("swap-too-large", stop, "`swapsize` is more than half of the disk", "use less than half of the disk"),

@@ -316,6 +316,9 @@ func TestFindings(t *testing.T) {
 		{"hostname-unknown", func(f *probe.Facts, a *answer.Answer, _ *Image) {
 			a.Global.FQDNSource, f.Leases = answer.FromDHCP, []probe.Lease{{Interface: "eth1", Host: "a_b"}}
 		}},
+		{"hostname-unknown", func(f *probe.Facts, a *answer.Answer, _ *Image) { // a name alone
+			a.Global.FQDNSource, f.Leases = answer.FromDHCP, []probe.Lease{{Interface: "eth1", Host: "n7"}}
+		}},
 		{"", func(f *probe.Facts, a *answer.Answer, _ *Image) {
 			a.Global.FQDNSource, a.Global.FQDNDomain, f.Leases = answer.FromDHCP, "example.com", []probe.Lease{{Interface: "eth0"}, {Interface: "eth1", Host: "n7"}}
 		}},

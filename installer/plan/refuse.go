@@ -87,8 +87,8 @@ func hostName(f probe.Facts, nic probe.NIC, a *answer.Answer, fs *finding.List) 
 	if domain != "" && !containsDot(name) {
 		name += "." + domain
 	}
-	if why := answer.HostName(name); why != "" {
-		fs.Stopf("hostname-unknown", "global.fqdn.source", "correct it on the DHCP server, or write it: fqdn = \"node1.example.com\"", "the DHCP lease names the machine %q: %s", name, why)
+	if why := answer.FullName(name); why != "" {
+		fs.Stopf("hostname-unknown", "global.fqdn.source", "correct it on the DHCP server (option 12, and 15 for the domain), add fqdn.domain = \"example.com\", or write the whole name: fqdn = \"node1.example.com\"", "the DHCP lease names the machine %q: %s", name, why)
 		return
 	}
 	a.Global.FQDN = name
