@@ -94,8 +94,12 @@ func poolMember(v, tree nvlist.Values, where string) Membership {
 		return out
 	}
 	kind, parity := tree.Text("type"), int(tree.Number("nparity")&3)
-	if kind != "mirror" && kind != "raidz" {
+	switch kind {
+	case "mirror", "raidz":
+	case "disk", "file", "replacing", "spare":
 		m.RAID, m.Parts = "raid0", [][]string{leaves(tree)}
+		return m
+	default: // none of ours
 		return m
 	}
 	for _, c := range tree.Lists("children") {
