@@ -108,6 +108,7 @@ func (e eyes) Fit(_ context.Context, name, beside string) (finding.List, error) 
 // check looks at the machine and the disks of the system. What was waived when
 // it was installed is waived here.
 func (d *daemon) check(ctx context.Context, e eyes, s *disks.Service) (any, error) {
+	d.awaitBoot(ctx)
 	rows, err := s.List(ctx)
 	if err != nil {
 		return nil, err

@@ -49,6 +49,7 @@ func (d *daemon) resetter(guests membership.Guests) resetter {
 			if system == nil {
 				return nil, nil // start says so
 			}
+			d.awaitBoot(ctx) // the plan looks at the whole machine
 			m := probe.Real()
 			m.Root = d.p.sys
 			return planReset(ctx, *system, m.Facts, a, keep)
