@@ -123,6 +123,10 @@ func (s *session) facts(ctx context.Context) (probe.Facts, error) {
 			time.Sleep(500 * time.Millisecond)
 			f = s.m.Facts()
 		}
+		for i := 0; i < 20 && plan.MissingInPlace(f) > 0 && f.InPlace.Node == ""; i++ { // so may the other disks of the system
+			time.Sleep(500 * time.Millisecond)
+			f = s.m.Facts()
+		}
 		if _, none := s.net.(noNetwork); !none {
 			s.raise(ctx, &f)
 			s.ask(ctx, &f)
@@ -144,6 +148,9 @@ func (s *session) install(ctx context.Context) (int, error) {
 	f, err := s.facts(ctx)
 	if err != nil {
 		return exitFailed, err
+	}
+	if f.InPlace != nil && f.InPlace.Node != "" && !s.o.planOnly {
+		return s.startNode(ctx, f)
 	}
 	if f.InPlace != nil {
 		if err := ownMedium(s.h, *f.InPlace); err != nil {
@@ -289,17 +296,33 @@ func (s *session) getAnswer(ctx context.Context, f *probe.Facts, img plan.Image)
 	return c, nil, err
 }
 
+// startNode leaves the way to a disk of our own system that starts a node: power
+// was lost when the others did not yet, or did no longer. The node brings them to
+// its state.
+func (s *session) startNode(ctx context.Context, f probe.Facts) (int, error) {
+	d, ok := f.Find(f.InPlace.Node)
+	if !ok || d.Installation == nil {
+		return exitFailed, fmt.Errorf("start the node from disk %s: it holds no system", f.InPlace.Node)
+	}
+	fmt.Fprintf(s.out, "\nThe disk /dev/%s of this system starts a node, which brings the other disks to its state. Nothing was written.\nWhere it does not start by itself, choose that disk in the firmware's boot menu.\n", d.Name)
+	return s.bootExisting(ctx, plan.Plan{Disk: d, Existing: d.Installation, InPlace: f.InPlace})
+}
+
 // bootExisting starts the system that is on the disk. When the kernel cannot
 // be changed in place, the person is told and the machine restarts.
 func (s *session) bootExisting(ctx context.Context, p plan.Plan) (int, error) {
-	fmt.Fprintf(s.out, "\nStarting installation %s from /dev/%s. Remove the medium.\n", p.Existing.ID, p.Disk.Name)
+	remove := " Remove the medium."
+	if p.InPlace != nil {
+		remove = ""
+	}
+	fmt.Fprintf(s.out, "\nStarting installation %s from /dev/%s.%s\n", p.Existing.ID, p.Disk.Name, remove)
 	sys, err := apply.ReadInstalled(s.h, p.Existing.ESP)
 	if err == nil {
 		s.h.Log.Info("start installed system", "slot", string(sys.Slot), "arguments", sys.Args)
 		err = sys.Kexec()
 	}
 	s.h.Log.Warn("cannot start the installed system directly", "error", err)
-	fmt.Fprintf(s.out, "It cannot be started from here (%v).\nRemove the medium; the machine restarts in 60 seconds.\n", err)
+	fmt.Fprintf(s.out, "It cannot be started from here (%v).%s The machine restarts in 60 seconds.\n", err, remove)
 	if !sleep(ctx, time.Minute) {
 		return exitFailed, ctx.Err()
 	}

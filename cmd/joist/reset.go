@@ -14,15 +14,15 @@ func (c *cli) nodeReset(t *target) *cobra.Command {
 	var keep, wipe, force bool
 	var file string
 	cmd := &cobra.Command{
-		Use: "reset", Short: "Make a node anew on its own disk, with its data or without", Args: cobra.NoArgs,
+		Use: "reset", Short: "Make a node anew on its own disks, with its data or without", Args: cobra.NoArgs,
 		Long: `Restart the node into the installer of its own system: no medium is needed. With
 --answer it installs unattended, else the wizard asks on the consoles. --keep-data
 keeps guests, storage "local" and state; name, network, password and keys are new.
---wipe makes the data partition anew: everything on it is lost.
+--wipe makes the data partitions anew: everything on them is lost.
 
 A node that is a member of a cluster leaves it first. Guests that run stop the
 command unless --force says that they are shut down. After a power cut it goes on
-at the next start. A system on several disks is installed from the ISO instead.`,
+at the next start. A system on several disks is made anew on all of them.`,
 		Example: `  joist node reset --keep-data --answer answer.toml
   joist node reset --wipe --force`,
 	}

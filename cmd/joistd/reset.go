@@ -21,7 +21,7 @@ import (
 	"joist/system/bootdisk"
 )
 
-// resetter prepares the next start of the node as installer of its own disk.
+// resetter prepares the next start of the node as installer of its own disks.
 type resetter struct {
 	others func() []string // further nodes of the cluster
 	guests membership.Guests
@@ -76,9 +76,6 @@ func (r resetter) reset(ctx context.Context, x nodeapi.Reset) error {
 			return server.ParamErrorf("answer", "%v", fs.Err())
 		}
 		a.Disk.Adopt = false // what is kept is decided by the request
-		if why := a.Disk.MemberCount(1); why != "" {
-			return server.ParamErrorf("answer", "the node is made anew on its one disk: %s", why)
-		}
 		fs, err := r.plan(ctx, a, x.KeepData)
 		if err != nil {
 			return server.Errorf("prepare the reset: %v", err)
@@ -103,13 +100,13 @@ func (r resetter) reset(ctx context.Context, x nodeapi.Reset) error {
 // nobody is there to change the answer.
 func planReset(ctx context.Context, system bootdisk.System, look func() probe.Facts, a answer.Answer, keep bool) (finding.List, error) {
 	program := "/joist/" + answer.ProgramFile
-	own, files, err := system.Files(ctx, boot.PathManifest(system.Slot), boot.PathModuleKey, program)
+	disks, files, err := system.Files(ctx, boot.PathManifest(system.Slot), boot.PathModuleKey, program)
 	text, ok := files[boot.PathManifest(system.Slot)]
-	if errors.Is(err, bootdisk.ErrMirror) || err == nil && !ok {
-		return nil, nil // start refuses such a system
-	}
 	if err != nil {
 		return nil, err
+	}
+	if !ok {
+		return nil, nil // start refuses such a system
 	}
 	img := plan.Image{Program: files[program]}
 	if img.Manifest, err = boot.DecodeManifest(text); err != nil {
@@ -123,10 +120,12 @@ func planReset(ctx context.Context, system bootdisk.System, look func() probe.Fa
 	if keep {
 		marks |= disk.KeepsData
 	}
-	f.InPlace = &probe.InPlace{Disk: own.Name, Slot: string(system.Slot), Table: own.Table.Marked(marks)}
-	for i := range f.Disks {
-		if f.Disks[i].Name == own.Name {
-			f.Disks[i].InUse = nil // by this node, which will not run then
+	f.InPlace = inPlace(f, disks, system.Slot, marks)
+	for _, own := range f.InPlace.All() {
+		for i := range f.Disks {
+			if f.Disks[i].Name == own.Disk {
+				f.Disks[i].InUse = nil // by this node, which will not run then
+			}
 		}
 	}
 	id, err := plan.NewIdentity(rand.Reader)
@@ -135,4 +134,21 @@ func planReset(ctx context.Context, system bootdisk.System, look func() probe.Fa
 	}
 	_, fs := plan.Make(f, a, img, id)
 	return fs, nil
+}
+
+// inPlace is what the installer will find of the node's disks.
+func inPlace(f probe.Facts, disks []bootdisk.Disk, slot boot.Slot, marks uint64) *probe.InPlace {
+	out := probe.InPlace{Slot: string(slot)}
+	for i, d := range disks {
+		own := probe.OwnDisk{Disk: d.Name, Table: d.Table.Marked(marks)}
+		if x, ok := f.Find(d.Name); ok { // by the name that it has there, of several
+			own.Disk = x.Name
+		}
+		if i == 0 {
+			out.Disk, out.Table = own.Disk, own.Table
+			continue
+		}
+		out.Further = append(out.Further, own)
+	}
+	return &out
 }

@@ -37,11 +37,10 @@ func TestReset(t *testing.T) {
 		{name: "guests", guests: someGuests{100, 101}, want: "guests are running: 100 101"},
 		{name: "guests, forced", guests: someGuests{100}, r: nodeapi.Reset{Force: true}},
 		{name: "a wrong answer", r: nodeapi.Reset{Answer: "[global]\nfqdm = 1\n"}, want: "Parameter"},
-		{name: "an answer for a mirror", r: nodeapi.Reset{Answer: strings.Replace(whole, `["vda"]`, "[\"vda\", \"vdb\"]\n[joist.disk]\nraid = \"raid1\"", 1)}, want: "Parameter"},
 		{name: "an answer that the installer would stop at", r: nodeapi.Reset{Answer: strings.Replace(whole, `"ext4"`, `"btrfs"`, 1)}, want: "Parameter"},
 		{name: "a large answer", start: bootdisk.ErrAnswerTooLarge, want: "Parameter"},
 		{name: "an old boot partition", start: fmt.Errorf("x: %w", boot.ErrNotInPlace), want: "install from the ISO"},
-		{name: "a mirror", start: bootdisk.ErrMirror, want: "several disks"},
+		{name: "disks that differ", start: fmt.Errorf("disk vdb: %w", bootdisk.ErrNotAlike), want: "joist node disk repair"},
 	} {
 		started := ""
 		r := resetter{others: func() []string { return c.others }, guests: c.guests, plan: func(_ context.Context, a answer.Answer, _ bool) (fs finding.List, _ error) {
@@ -70,7 +69,11 @@ func TestPlanReset(t *testing.T) {
 	ds := []bootdisk.Disk{bootdisktest.Install(t, guid, bootdisktest.NewBuild(t, "0123456789abcdef"), boot.Fresh())}
 	system := bootdisktest.System(t, guid, &ds)
 	look := func() probe.Facts {
-		return probe.Facts{Disks: []probe.Disk{{Name: ds[0].Name, Size: 64 << 30, Sector: 512, InUse: []string{"dm-3"}}}}
+		var f probe.Facts
+		for _, d := range ds {
+			f.Disks = append(f.Disks, probe.Disk{Name: d.Name, Size: 64 << 30, Sector: 512, InUse: []string{"dm-3"}})
+		}
+		return f
 	}
 	const text = "[global]\nkeyboard = \"de\"\ncountry = \"at\"\ntimezone = \"UTC\"\nfqdn = \"n2.example.com\"\nmailto = \"a@example.com\"\nroot-password = \"longenough\"\n" +
 		"[network]\nsource = \"from-dhcp\"\n[first-boot]\nsource = \"from-iso\"\n[disk-setup]\nfilesystem = \"ext4\"\ndisk-list = [\"vda\"]\n"
@@ -78,21 +81,31 @@ func TestPlanReset(t *testing.T) {
 	if fs.Stops() {
 		t.Fatal(fs.Err())
 	}
-	fs, err := planReset(t.Context(), system, look, a, true)
-	if err != nil {
-		t.Fatal(err)
-	}
-	got := map[string]bool{}
-	for _, f := range fs {
-		if f.Level == finding.Stop {
-			got[f.Code] = true
+	stops := func(keep bool) map[string]bool {
+		t.Helper()
+		fs, err := planReset(t.Context(), system, look, a, keep)
+		if err != nil {
+			t.Fatal(err)
 		}
+		got := map[string]bool{}
+		for _, f := range fs {
+			if f.Level == finding.Stop {
+				got[f.Code] = true
+			}
+		}
+		return got
 	}
-	if !got["first-boot-missing"] || !got["no-nic"] || got["disk-in-use"] || got["medium-incomplete"] {
+	if got := stops(true); !got["first-boot-missing"] || !got["no-nic"] || got["disk-in-use"] || got["medium-incomplete"] {
 		t.Errorf("the installer would stop at %v", got)
 	}
+	// of several disks, the answer's layout must take as many
 	ds = append(ds, bootdisktest.Install(t, guid[:35]+"2", bootdisktest.NewBuild(t, "0123456789abcdef"), boot.Fresh()))
-	if fs, err := planReset(t.Context(), system, look, a, true); err != nil || fs != nil {
-		t.Errorf("of several disks: %v, %v", fs, err)
+	ds[1].Name = "vdb"
+	if got := stops(false); !got["disk-image-one"] || got["disk-in-use"] {
+		t.Errorf("of two disks the installer would stop at %v", got)
+	}
+	a.Disk.RAID, a.Disk.List = answer.RAID1, []string{"vda", "vdb"}
+	if got := stops(false); got["disk-image-one"] || got["disk-in-use"] || got["disk-not-found"] || !got["no-nic"] {
+		t.Errorf("a mirror on two disks stops at %v", got)
 	}
 }

@@ -1,10 +1,12 @@
 package disk
 
 import (
+	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 )
 
@@ -44,4 +46,35 @@ func NewGUID(r io.Reader) (string, error) {
 	g[7] = g[7]&0x0f | 0x40
 	g[8] = g[8]&0x3f | 0x80
 	return g.String(), nil
+}
+
+// systemSize is the part of a disk's GUID that all disks of a system share.
+const systemSize = len("00000000-0000-0000")
+
+// SystemOf is that part in upper case, "" of what is no GUID.
+func SystemOf(guid string) string {
+	if len(guid) != 36 {
+		return ""
+	}
+	return strings.ToUpper(guid[:systemSize])
+}
+
+// NextSystem is what takes its place when all disks of a system become a new
+// one in place. It follows from the old one: a power cut may leave some disks
+// with the old one and some with the new, which are still to be known as disks
+// of one system.
+func NextSystem(system string) string {
+	sum := sha256.Sum256([]byte("the system after " + strings.ToUpper(system)))
+	s := strings.ToUpper(hex.EncodeToString(sum[:8]))
+	return s[:8] + "-" + s[8:12] + "-4" + s[13:] // a version 4 UUID, as NewGUID's
+}
+
+// OneSystem says whether disks that become a new system in place are of one
+// system, by their GUIDs.
+func OneSystem(guids ...string) bool {
+	return slices.ContainsFunc(guids, func(old string) bool {
+		s := SystemOf(old)
+		next := NextSystem(s)
+		return s != "" && !slices.ContainsFunc(guids, func(g string) bool { return SystemOf(g) != s && SystemOf(g) != next })
+	})
 }

@@ -206,13 +206,13 @@ func (a *applier) how(act plan.Action) work {
 	case plan.KeepLog:
 		return func(ctx context.Context, _ func(n, of int64)) error { return a.keepLog(act) }
 	case plan.CheckBoot:
-		return func(ctx context.Context, _ func(n, of int64)) error { return a.checkBoot(ctx, act) }
+		return a.on(act.Device, func(ctx context.Context, d *drive) error { return a.checkBoot(ctx, d, act) })
 	case plan.Grow:
 		return a.on(act.Device, func(ctx context.Context, d *drive) error { return a.grow(ctx, d, act) })
 	case plan.WriteBoot:
-		return func(context.Context, func(n, of int64)) error { return a.writeBoot(act) }
+		return a.on(act.Device, func(_ context.Context, d *drive) error { return a.writeBoot(d, act) })
 	case plan.EraseAnswer:
-		return func(context.Context, func(n, of int64)) error { return a.eraseAnswer(act) }
+		return a.on(act.Device, func(_ context.Context, d *drive) error { return a.eraseAnswer(d, act) })
 	case plan.Finish:
 		return func(ctx context.Context, _ func(n, of int64)) error { return a.finish(ctx, act) }
 	case plan.Unmark:

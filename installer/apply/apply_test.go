@@ -47,7 +47,7 @@ type machine struct {
 	script *run.Script
 	disks  []string
 	img    plan.Image
-	own    bool // the system runs from vda
+	own    bool // the system runs from a disk that is marked
 	mounts []string
 	fail   string   // substring of a command that fails
 	lvm    string   // the last file of LVM commands
@@ -161,7 +161,7 @@ func noise(n int) []byte {
 }
 
 // plan is what the next start would do.
-func (m *machine) plan(t *testing.T, edit func(*answer.Answer)) plan.Plan {
+func (m *machine) facts(t *testing.T) probe.Facts {
 	t.Helper()
 	f := probe.Facts{
 		Time: time.Date(2026, 11, 21, 0, 0, 0, 0, time.UTC), Firmware: probe.Firmware{Mode: probe.UEFI}, CPU: probe.CPU{Virtualisation: "svm", KVM: true},
@@ -175,16 +175,20 @@ func (m *machine) plan(t *testing.T, edit func(*answer.Answer)) plan.Plan {
 			t.Fatal(err)
 		}
 		probe.Contents(r, &d)
-		if m.own && name == "vda" {
-			l, err := disk.ReadTable(r, diskSize, 512)
-			if err != nil {
-				t.Fatal(err)
-			}
+		if l, err := disk.ReadTable(r, diskSize, 512); m.own && f.InPlace == nil && err == nil && l.Marks()&disk.InPlace != 0 {
 			f.InPlace = &probe.InPlace{Disk: name, Slot: "A", Table: l}
 		}
 		r.Close()
 		f.Disks = append(f.Disks, d)
 	}
+	probe.Machine{Root: m.Root}.OwnDisks(&f)
+	return f
+}
+
+// plan plans for the disks as they are.
+func (m *machine) plan(t *testing.T, edit func(*answer.Answer)) plan.Plan {
+	t.Helper()
+	f := m.facts(t)
 	swap := int64(1 << 30)
 	a := answer.Answer{
 		Global: answer.Global{Keyboard: "de", Country: "at", Timezone: "UTC", FQDN: "n1.example.com", MailTo: "a@example.com", RootPassword: "topsecret", RebootMode: "power-off"},

@@ -24,11 +24,7 @@ import (
 // checkBoot makes sure that the disk will start, and that the files that change
 // have the room that they had in the image. The system itself is checked by
 // dm-verity whenever it is read.
-func (a *applier) checkBoot(ctx context.Context, act plan.CheckBoot) error {
-	d, err := a.drive("")
-	if err != nil {
-		return err
-	}
+func (a *applier) checkBoot(ctx context.Context, d *drive, act plan.CheckBoot) error {
 	esp := d.at(act.Partition)
 	for _, name := range []string{boot.FileKernel, boot.FileInitrd} {
 		if ctx.Err() != nil {
@@ -44,11 +40,11 @@ func (a *applier) checkBoot(ctx context.Context, act plan.CheckBoot) error {
 			return fmt.Errorf("read %s: %w", path, err)
 		}
 		if got, want := (boot.File{Size: x.Size, SHA256: hex.EncodeToString(h.Sum(nil))}), a.p.Image.Files[name]; got != want {
-			return fmt.Errorf("the boot partition is damaged: %s has %d bytes with SHA-256 %s, its manifest says %d and %s; write the image to the disk again",
-				path, got.Size, got.SHA256, want.Size, want.SHA256)
+			return fmt.Errorf("the boot partition of disk %s is damaged: %s has %d bytes with SHA-256 %s, its manifest says %d and %s; write the image to the disk again",
+				d.Disk.Name, path, got.Size, got.SHA256, want.Size, want.SHA256)
 		}
 	}
-	files, err := a.p.BootFiles(longestStorage(a.p))
+	files, err := a.p.BootFiles(d.n, longestStorage(a.p))
 	if err != nil {
 		return err
 	}
@@ -126,12 +122,8 @@ func protect(d *drive, l disk.Layout) error {
 }
 
 // writeBoot changes files where they lie. Each is on the disk before the next.
-func (a *applier) writeBoot(act plan.WriteBoot) error {
-	d, err := a.drive("")
-	if err != nil {
-		return err
-	}
-	files, err := a.p.BootFiles(a.storageID)
+func (a *applier) writeBoot(d *drive, act plan.WriteBoot) error {
+	files, err := a.p.BootFiles(d.n, a.storageID)
 	if err != nil {
 		return err
 	}
@@ -152,11 +144,7 @@ func (a *applier) writeBoot(act plan.WriteBoot) error {
 }
 
 // eraseAnswer leaves a comment of the same length.
-func (a *applier) eraseAnswer(act plan.EraseAnswer) error {
-	d, err := a.drive("")
-	if err != nil {
-		return err
-	}
+func (a *applier) eraseAnswer(d *drive, act plan.EraseAnswer) error {
 	esp := d.at(act.Partition)
 	for _, path := range []string{boot.PathAnswer, boot.PathAnswerSource} {
 		x, err := disk.LocateFAT(esp, path)

@@ -69,8 +69,15 @@ func someGUID(n byte) string {
 // file reads one of the boot partition.
 func (m *machine) file(t *testing.T, path string) string {
 	t.Helper()
-	esp := part(m.table(t, "vda"), disk.NameESP)
-	f, err := os.Open(m.Path("/dev/vda"))
+	return m.fileOf(t, "vda", path, nil)
+}
+
+// fileOf reads one of a disk's boot partition, and writes it where change says
+// what it becomes.
+func (m *machine) fileOf(t *testing.T, name, path string, change func([]byte) []byte) string {
+	t.Helper()
+	esp := part(m.table(t, name), disk.NameESP)
+	f, err := os.OpenFile(m.Path("/dev", name), os.O_RDWR, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -84,14 +91,27 @@ func (m *machine) file(t *testing.T, path string) string {
 	if _, err := r.ReadAt(b, x.Offset); err != nil {
 		t.Fatal(err)
 	}
+	if change != nil {
+		if b = change(b); int64(len(b)) != x.Size {
+			t.Fatalf("%s becomes %d bytes", path, len(b))
+		}
+		if _, err := f.WriteAt(b, esp.Start+x.Offset); err != nil {
+			t.Fatal(err)
+		}
+	}
 	return string(b)
 }
 
 // starts says what the disk starts, by its boot partition and its table.
 func (m *machine) starts(t *testing.T) string {
 	t.Helper()
-	l := m.table(t, "vda")
-	args, err := boot.SlotArgs([]byte(m.file(t, boot.PathSlotConfig(boot.A))), boot.A)
+	return m.startsFrom(t, "vda")
+}
+
+func (m *machine) startsFrom(t *testing.T, name string) string {
+	t.Helper()
+	l := m.table(t, name)
+	args, err := boot.SlotArgs([]byte(m.fileOf(t, name, boot.PathSlotConfig(boot.A), nil)), boot.A)
 	if err != nil {
 		return err.Error()
 	}

@@ -81,6 +81,8 @@ func (p Plan) lost() string {
 	switch {
 	case p.Adopt != nil:
 		return "its data is kept"
+	case p.InPlace != nil && len(p.Further) > 0:
+		return "the boot parts of the disks stay, all else becomes their data partitions"
 	case p.InPlace != nil:
 		return "the boot parts of the disk stay, all else becomes the data partition"
 	case len(p.Further) > 0:

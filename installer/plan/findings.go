@@ -17,8 +17,9 @@ func Findings() []preflight.Row {
 	return []preflight.Row{
 		row("disk-not-found", stop, "the answer names no disk of the machine, or its filter matches none", "name a disk that the machine has; `joist-install check` lists them with their properties"),
 		row("disk-ambiguous", stop, "one disk is needed and the filter matches several", "add a property that only one of them has, such as `ID_SERIAL`, and `filter-match = \"all\"`"),
-		row("disk-fixed", note, "the system was started from an image of a disk, which becomes the node's; the answer's disks do not count", ""),
-		row("disk-image-one", stop, "the system was started from an image of a disk, and the answer asks for a layout of several", "use a layout of one disk (`ext4`, `xfs`, or `zfs` with `raid0`), or install from the ISO"),
+		row("disk-fixed", note, "the node is made on the disks that the system runs from: the one that an image was written to, or those of the node that is made anew; the answer's disks do not count", ""),
+		row("disk-image-one", stop, "the node is made on the disks that the system runs from, and the answer's layout does not take that number", "use a layout of as many disks (of one: `ext4`, `xfs`, or `zfs` with `raid0`), or install from the ISO"),
+		row("disk-missing", stop, "a node on several disks is made anew without its data, and a disk of it is not in the machine", "connect it and start again, or install from the ISO on the disks that are left"),
 		row("disk-count", stop, "the layout takes another number of disks than are named or match", "name as many disks as the layout takes"),
 		row("disk-named-twice", stop, "two names of the answer are paths to one disk", "name each disk once"),
 		row("disk-holds-data", stop, "a disk holds something that is no installation of ours, and `joist.disk.overwrite` lacks its id", "choose another disk, or say that the data may be lost: `[joist.disk] overwrite = [\"ID\"]`; at the wizard, type the id"),

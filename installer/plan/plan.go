@@ -123,7 +123,7 @@ type Plan struct {
 	Pool           *Pool               `json:"pool,omitempty"`     // in place of the volume group
 	Adopt          *probe.Installation `json:"adopt,omitempty"`    // whose data is kept
 	ArcMax         int64               `json:"arc_max,omitempty"`  // with ZFS: bytes of memory that it may cache in
-	InPlace        *probe.InPlace      `json:"in_place,omitempty"` // the running system's own disk: its boot parts stay
+	InPlace        *probe.InPlace      `json:"in_place,omitempty"` // the running system's own disks: their boot parts stay
 	Checks         preflight.Report    `json:"-"`                  // what preflight found, waivers applied
 	Actions        []Action            `json:"-"`
 	Answer         answer.Answer       `json:"-"` // holds secrets
@@ -216,7 +216,7 @@ func (p *Plan) disks(f probe.Facts, fs *finding.List) (ds []probe.Disk, ok bool)
 	layout := a.Disk.Filesystem != answer.Btrfs && a.Sound("disk-setup.filesystem", "disk-setup.zfs.raid", "joist.disk.raid", "joist.disk.adopt") && a.Readable()
 	if p.InPlace = f.InPlace; p.InPlace != nil {
 		p.kept(f)
-		return ownDisk(f, p.Answer, layout, fs)
+		return p.ownDisks(f, layout, fs)
 	}
 	if !a.Sound("disk-setup.disk-list", "disk-setup.filter", "disk-setup.filter-match") {
 		return nil, false
@@ -324,7 +324,7 @@ func (p *Plan) partition(ds []probe.Disk, limit int64, fs *finding.List) bool {
 		switch {
 		case err != nil:
 		case p.InPlace != nil:
-			l, err = p.InPlace.Table.Grow(disk.GrowRequest{Size: d.Size, Limit: limit, DiskGUID: guid, PartGUIDs: parts})
+			l, err = p.InPlace.All()[i].Table.Grow(disk.GrowRequest{Size: d.Size, Limit: limit, DiskGUID: guid, PartGUIDs: parts})
 		default:
 			l, err = disk.Plan(disk.Request{Size: d.Size, SectorSize: d.Sector, Limit: limit, DiskGUID: guid, PartGUIDs: parts})
 		}

@@ -27,8 +27,8 @@ type Facts struct {
 	// system is started with as well.
 	ConsoleArgs []string `json:"console_args"`
 	Medium      string   `json:"medium,omitempty"` // kernel name of the disk or drive booted from
-	// InPlace is set when the system runs from a slot of the disk that it shall
-	// make a node's; there is no medium then.
+	// InPlace is set when the system runs from a slot of a disk that it shall
+	// make a node's, with all disks of that system; there is no medium then.
 	InPlace *InPlace `json:"in_place,omitempty"`
 	IOMMU   *IOMMU   `json:"iommu,omitempty"`
 	TPM     string   `json:"tpm,omitempty"` // "2", "1", NoTPM, or "" when it is not known
@@ -43,11 +43,27 @@ type Facts struct {
 	Problems []string `json:"problems,omitempty"`
 }
 
-// InPlace is a disk with boot parts that stay.
+// InPlace is a system on disks with boot parts that stay.
 type InPlace struct {
-	Disk  string      `json:"disk"` // kernel name
+	Disk  string      `json:"disk"` // kernel name of the one that the system runs from
 	Slot  string      `json:"slot"` // the running system's
 	Table disk.Layout `json:"table"`
+	// Further are the other disks of the system.
+	Further []OwnDisk `json:"further,omitempty"`
+	// Node is a disk of it that starts a node: all is done already, or was
+	// never begun.
+	Node string `json:"node,omitempty"`
+}
+
+// OwnDisk is a disk with its table.
+type OwnDisk struct {
+	Disk  string      `json:"disk"`
+	Table disk.Layout `json:"table"`
+}
+
+// All are all disks of the system, the one that it runs from first.
+func (p InPlace) All() []OwnDisk {
+	return append([]OwnDisk{{p.Disk, p.Table}}, p.Further...)
 }
 
 // NoTPM is Facts.TPM of a machine without one.

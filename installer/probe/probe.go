@@ -55,6 +55,7 @@ func (m Machine) Facts() Facts {
 		problem(m.inPlace(&f, m.wholeDisk(own), slot))
 	}
 	f.Disks = mergePaths(f.Disks)
+	m.OwnDisks(&f)
 	for i := range f.Disks {
 		if f.Disks[i].Health, err = m.health(f.Disks[i]); err != nil {
 			problem(fmt.Errorf("ask disk %s for its health: %w", f.Disks[i].Name, err))

@@ -83,31 +83,17 @@ func number(t Terminal, prompt string, n int) (int, error) {
 
 // askDisks asks for layout and disks, and for what is lost on them.
 func askDisks(t Terminal, f probe.Facts, a *answer.Answer) error {
-	disks := preflight.Targets(f)
-	if f.InPlace != nil { // the one that the system was started from
-		disks = slices.DeleteFunc(disks, func(d probe.Disk) bool { return d.Name != f.InPlace.Disk })
+	if f.InPlace != nil {
+		return askInPlace(t, f, a)
 	}
+	disks := preflight.Targets(f)
 	if len(disks) == 0 {
 		return errors.New("choose a disk: none was found")
 	}
-	if f.InPlace != nil && f.InPlace.Table.Marks()&disk.KeepsData != 0 {
-		t.Print(fmt.Sprintf("\nThe data of this disk, with the guests, is kept:\n  %s\n", disks[0].Describe()))
-		a.Disk = layouts(false, 1)[0].on([]string{disks[0].Name}) // what is there counts
-		return acceptFixed(t, f, disks[:1], a)
-	}
 	all := layouts(f.ZFS == probe.Present, len(disks))
-	t.Print("\nLayouts:\n")
-	for i, l := range all {
-		t.Print(fmt.Sprintf("  %2d  %s\n", i+1, l.words))
-	}
-	i, err := number(t, "Number of the layout", len(all))
+	i, err := askLayout(t, all)
 	if err != nil {
 		return err
-	}
-	if f.InPlace != nil {
-		t.Print(fmt.Sprintf("\nThe node is made on the disk that the system was started from:\n  %s\n", disks[0].Describe()))
-		a.Disk = all[i].on([]string{disks[0].Name})
-		return acceptFixed(t, f, disks[:1], a)
 	}
 	chosen, err := chooseDisks(t, f, all[i], disks, a)
 	if err != nil {
@@ -122,6 +108,52 @@ func askDisks(t Terminal, f probe.Facts, a *answer.Answer) error {
 		return err
 	}
 	return confirmLoss(t, chosen, a)
+}
+
+func askLayout(t Terminal, all []layout) (int, error) {
+	t.Print("\nLayouts:\n")
+	for i, l := range all {
+		t.Print(fmt.Sprintf("  %2d  %s\n", i+1, l.words))
+	}
+	return number(t, "Number of the layout", len(all))
+}
+
+// askInPlace asks for the layout on the disks that the system runs from, unless
+// their data is kept, which has one.
+func askInPlace(t Terminal, f probe.Facts, a *answer.Answer) error {
+	disks, names, keep := []probe.Disk(nil), []string(nil), false
+	for _, own := range f.InPlace.All() {
+		d, ok := f.Find(own.Disk)
+		if !ok {
+			return fmt.Errorf("find the disk %s that the system was started from: it is gone", own.Disk)
+		}
+		disks, names = append(disks, d), append(names, d.Name)
+		keep = keep || own.Table.Marks()&disk.KeepsData != 0
+	}
+	show := func(one, many string) {
+		if len(disks) > 1 {
+			one = many
+		}
+		t.Print("\n" + one + ":\n")
+		for _, d := range disks {
+			t.Print("  " + d.Describe() + "\n")
+		}
+	}
+	if keep {
+		show("The data of this disk, with the guests, is kept", "The data of these disks, with the guests, is kept")
+		a.Disk = layouts(false, 1)[0].on(names) // what is there counts
+		return acceptFixed(t, f, disks, a)
+	}
+	all := slices.DeleteFunc(layouts(f.ZFS == probe.Present, len(disks)), func(l layout) bool {
+		return l.on(nil).MemberCount(len(disks)) != "" || l.single() && len(disks) > 1
+	})
+	i, err := askLayout(t, all)
+	if err != nil {
+		return err
+	}
+	show("The node is made on the disk that the system was started from", "The node is made on the disks of the system that runs")
+	a.Disk = all[i].on(names)
+	return acceptFixed(t, f, disks, a)
 }
 
 func chooseDisks(t Terminal, f probe.Facts, l layout, disks []probe.Disk, a *answer.Answer) ([]probe.Disk, error) {

@@ -77,6 +77,28 @@ func TestAskInPlace(t *testing.T) {
 	}
 }
 
+// One that is made anew on several disks gets a layout that takes all of them.
+func TestAskInPlaceMany(t *testing.T) {
+	for _, keep := range []bool{false, true} {
+		f := facts()
+		l := disk.Layout{Partitions: []disk.Partition{{Name: disk.NameESP, Attributes: disk.InPlace}}}
+		replies := []string{"2", "", "", "", "", "", "longenough", "longenough", ""}
+		if keep {
+			l, replies = l.Marked(disk.InPlace|disk.KeepsData), replies[1:]
+		}
+		f.InPlace = &probe.InPlace{Disk: "vdc", Table: l, Further: []probe.OwnDisk{{Disk: "vda", Table: l}}}
+		p := &paper{replies: replies}
+		a, err := Ask(p, f)
+		said := p.out.String()
+		if err != nil || strings.Join(a.Disk.List, " ") != "vdc vda" || strings.Contains(said, "Layouts") == keep || strings.Contains(said, "on one disk") || strings.Contains(said, "four") {
+			t.Errorf("keep %v: %+v %v\n%s", keep, a.Disk, err, said)
+		}
+		if !keep && (a.Disk.RAID != "raid1" || a.Disk.Filesystem != "xfs" || !strings.Contains(said, "disks of the system")) {
+			t.Errorf("%+v\n%s", a.Disk, said)
+		}
+	}
+}
+
 // A disk that says it fails is taken where the person types the code of that, and
 // the answer says so. What cannot be waived is asked for again.
 func TestWaiveDisk(t *testing.T) {

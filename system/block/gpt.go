@@ -38,9 +38,8 @@ func Find(devs []Device, diskGUID, name string) (dev Device, ok bool) {
 }
 
 // InPlace returns the partitions called name on the disks that the system in
-// their slot makes a node of.
-func InPlace(devs []Device, name string) []Device {
-	var out []Device
+// their slot makes a node of, and the tables of these disks.
+func InPlace(devs []Device, name string) (parts []Device, tables []disk.Layout) {
 	for _, d := range devs {
 		if d.Partition != 0 || d.Bytes == 0 {
 			continue
@@ -50,10 +49,10 @@ func InPlace(devs []Device, name string) []Device {
 			continue
 		}
 		if p, ok := d.named(devs, t, name); ok {
-			out = append(out, p)
+			parts, tables = append(parts, p), append(tables, t)
 		}
 	}
-	return out
+	return parts, tables
 }
 
 // named returns the device of the partition with that name in d's table.

@@ -49,23 +49,20 @@ func (d Disk) Devices(part string) []string {
 	return out
 }
 
-// familySize is the part of a disk's GUID that all disks of an installation
-// share (installer/plan, Identity.Member).
-const familySize = len("00000000-0000-0000")
-
 // Family says whether two disks are of the same installation, by the GUIDs of
 // their tables.
 func Family(a, b string) bool {
-	return len(a) == 36 && len(b) == 36 && strings.EqualFold(a[:familySize], b[:familySize])
+	return disk.SystemOf(a) != "" && disk.SystemOf(a) == disk.SystemOf(b)
 }
 
 // GUID makes one for a disk that comes to the system; r is crypto/rand.Reader.
 func GUID(system string, r io.Reader) (string, error) {
 	g, err := disk.NewGUID(r)
-	if err != nil || len(system) != 36 {
+	own := disk.SystemOf(system)
+	if err != nil || own == "" {
 		return "", fmt.Errorf("make GUID for a disk of %q: %w", system, err)
 	}
-	return strings.ToUpper(system[:familySize]) + g[familySize:], nil
+	return own + g[len(own):], nil
 }
 
 // Find returns the disks of the system, the one with the given GUID first. One

@@ -10,96 +10,171 @@ import (
 
 	"joist/image/boot"
 	"joist/image/disk"
+	"joist/system/block"
 )
 
-// ErrMirror says that a system lies on several disks, and its installer in
-// place knows one.
-var ErrMirror = errors.New("the system lies on several disks; install from the ISO, with [joist.disk] adopt = true to keep the data")
+// ErrNotAlike says that the disks of a system differ: any of them may be the one
+// that the firmware starts.
+var ErrNotAlike = errors.New("the boot parts of the system's disks are not in step; bring them there first (joist node disk repair), or disconnect a disk that is no part of the system any more")
 
 // ErrAnswerTooLarge says that an answer does not fit its place.
 var ErrAnswerTooLarge = errors.New("the answer does not fit its place on the boot partition")
 
-// StartInstaller has the next start of the system make its own disk a node's
-// again: the table is marked, answer, which may be empty, is put where the
-// installer finds it, and the last write is one sector of the slot's
-// configuration. Cut off before that, the node starts as ever, erases the
-// answer and takes the mark away.
+// StartInstaller has the next start of the system make its own disks a node's
+// again, from whichever of them it comes: the tables are marked, answer, which
+// may be empty, is put where the installer finds it, and then one sector of the
+// slot's configuration is written on each. Cut off before that, the node starts
+// as ever, erases the answers and takes the marks away; cut off in between, a
+// disk starts it or an installer that leaves the way to that disk.
 func (s System) StartInstaller(ctx context.Context, answer []byte, keep bool) error {
 	unlock, err := s.lock(ctx)
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	ds, err := s.Disks()
+	ds, err := s.own()
 	if err != nil {
 		return err
 	}
-	if len(ds) != 1 || !strings.EqualFold(ds[0].Table.DiskGUID, s.GUID) {
-		return ErrMirror
+	var all []*starter
+	done := true // by an earlier call
+	for _, d := range ds {
+		x, err := s.starter(d, answer)
+		if err != nil {
+			return ofMany(ds, d, err)
+		}
+		defer x.esp.Close()
+		all = append(all, x)
+		done = done && bytes.Equal(x.conf, x.next)
 	}
-	d := ds[0]
-	p, err := d.open(disk.NameESP, true)
-	if err != nil {
-		return err
-	}
-	defer p.Close()
-	conf, confAt, err := p.file(boot.PathSlotConfig(s.Slot))
-	if err != nil {
-		return err
-	}
-	next, err := boot.OwnInstaller(conf, s.Slot)
-	if err != nil {
-		return err
-	}
-	if _, _, err := p.file(boot.PathManifest(s.Slot)); err != nil {
-		return fmt.Errorf("%w: %w", boot.ErrNotInPlace, err)
-	}
-	place, answerAt, err := p.file(boot.PathAnswer)
-	if err != nil {
-		return fmt.Errorf("%w: %w", boot.ErrNotInPlace, err)
-	}
-	text := boot.AnswerPlace(answer)
-	if len(text) != len(place) {
-		return fmt.Errorf("%w: %d bytes, it has %d", ErrAnswerTooLarge, len(answer), len(place))
-	}
-	write := func(b []byte, at int64) error {
-		_, err := p.WriteAt(b, at)
-		return errors.Join(err, p.Sync())
+	if len(ds) > 1 && !done {
+		if err := s.alike(ctx); err != nil {
+			return err
+		}
 	}
 	marks := disk.Unfinished | disk.InPlace
 	if keep {
 		marks |= disk.KeepsData
 	}
-	if err := Mark(d, marks); err != nil {
-		return err
+	for _, d := range ds {
+		if err := Mark(d, marks); err != nil {
+			return err
+		}
 	}
-	if err := write(text, answerAt); err != nil {
-		return fmt.Errorf("write answer: %w", err)
+	for _, x := range all {
+		if err := x.write(x.answer, x.answerAt); err != nil {
+			return fmt.Errorf("write answer to disk %s: %w", x.disk.Name, err)
+		}
 	}
-	if err := write(next, confAt); err != nil {
-		return fmt.Errorf("write configuration of slot %s: %w", s.Slot, err)
+	for i, x := range all {
+		if err := x.write(x.next, x.confAt); err != nil {
+			for _, y := range all[:i+1] { // no disk is left that starts something else
+				err = errors.Join(err, y.write(y.conf, y.confAt))
+			}
+			return fmt.Errorf("write configuration of slot %s to disk %s: %w", s.Slot, x.disk.Name, err)
+		}
 	}
-	return p.forget()
+	var errs []error
+	for _, x := range all {
+		errs = append(errs, x.esp.forget())
+	}
+	return errors.Join(errs...)
 }
 
-// Files are small files of the boot partition of the system's one disk, those
-// that are there.
-func (s System) Files(ctx context.Context, paths ...string) (Disk, map[string][]byte, error) {
+// own are the disks of the system, the one that it was started from first.
+func (s System) own() ([]Disk, error) {
+	ds, err := s.Disks()
+	if err == nil && (len(ds) == 0 || !strings.EqualFold(ds[0].Table.DiskGUID, s.GUID)) {
+		err = fmt.Errorf("find disk %s: %w", s.GUID, os.ErrNotExist)
+	}
+	return ds, err
+}
+
+// ofMany names the disk where there are several.
+func ofMany(ds []Disk, d Disk, err error) error {
+	if len(ds) > 1 {
+		return fmt.Errorf("disk %s: %w", d.Name, err)
+	}
+	return err
+}
+
+// alike is an error unless each disk starts what the others start.
+func (s System) alike(ctx context.Context) error {
+	copies, err := s.Inspect(ctx, false)
+	if err != nil {
+		return err
+	}
+	for _, c := range copies {
+		if d := Compare(copies[0], c); d.Any() || len(c.Lacks) > 0 {
+			return fmt.Errorf("disk %s: %s: %w", c.Disk.Name, strings.Join(d.Text, "; "), ErrNotAlike)
+		}
+	}
+	return nil
+}
+
+// starter is what is written to the boot partition of one disk.
+type starter struct {
+	disk             Disk
+	esp              *part
+	conf, next       []byte
+	answer           []byte
+	confAt, answerAt int64
+}
+
+func (s System) starter(d Disk, answer []byte) (*starter, error) {
+	p, err := d.open(disk.NameESP, true)
+	if err != nil {
+		return nil, err
+	}
+	x := &starter{disk: d, esp: p, answer: boot.AnswerPlace(answer)}
+	if err := x.read(s.Slot, len(answer)); err != nil {
+		return nil, errors.Join(err, p.Close())
+	}
+	return x, nil
+}
+
+func (x *starter) read(slot boot.Slot, answer int) (err error) {
+	if x.conf, x.confAt, err = x.esp.file(boot.PathSlotConfig(slot)); err != nil {
+		return err
+	}
+	if x.next, err = boot.OwnInstaller(x.conf, slot); err != nil {
+		return err
+	}
+	if _, _, err := x.esp.file(boot.PathManifest(slot)); err != nil {
+		return fmt.Errorf("%w: %w", boot.ErrNotInPlace, err)
+	}
+	place, at, err := x.esp.file(boot.PathAnswer)
+	if err != nil {
+		return fmt.Errorf("%w: %w", boot.ErrNotInPlace, err)
+	}
+	if x.answerAt = at; len(x.answer) != len(place) {
+		return fmt.Errorf("%w: %d bytes, it has %d", ErrAnswerTooLarge, answer, len(place))
+	}
+	return nil
+}
+
+// write waits until the disk has it.
+func (x *starter) write(b []byte, at int64) error {
+	_, err := x.esp.WriteAt(b, at)
+	return errors.Join(err, x.esp.Sync())
+}
+
+// Files are small files of the boot partition of the disk that the system was
+// started from, those that are there, and all disks of the system, that one
+// first.
+func (s System) Files(ctx context.Context, paths ...string) ([]Disk, map[string][]byte, error) {
 	unlock, err := s.lock(ctx)
 	if err != nil {
-		return Disk{}, nil, err
+		return nil, nil, err
 	}
 	defer unlock()
-	ds, err := s.Disks()
+	ds, err := s.own()
 	if err != nil {
-		return Disk{}, nil, err
-	}
-	if len(ds) != 1 || !strings.EqualFold(ds[0].Table.DiskGUID, s.GUID) {
-		return Disk{}, nil, ErrMirror
+		return nil, nil, err
 	}
 	p, err := ds[0].open(disk.NameESP, false)
 	if err != nil {
-		return Disk{}, nil, err
+		return nil, nil, err
 	}
 	defer p.Close()
 	found := map[string][]byte{}
@@ -109,11 +184,11 @@ func (s System) Files(ctx context.Context, paths ...string) (Disk, map[string][]
 			continue
 		}
 		if err != nil {
-			return Disk{}, nil, fmt.Errorf("read %s of disk %s: %w", path, ds[0].Name, err)
+			return nil, nil, fmt.Errorf("read %s of disk %s: %w", path, ds[0].Name, err)
 		}
 		found[path] = b
 	}
-	return ds[0], found, nil
+	return ds, found, nil
 }
 
 // ErasePlaces leaves comments where an installer in place finds its answer,
@@ -174,4 +249,26 @@ func (p *part) file(path string) ([]byte, int64, error) {
 	b := make([]byte, x.Size)
 	_, err = p.ReadAt(b, x.Offset)
 	return b, x.Offset, err
+}
+
+// InPlace is the partition called name of a disk that the system in its slot
+// makes a node of; several such disks are of one system, the first stands for
+// them. Of which one the firmware has started the kernel does not know. Without
+// any its name is "".
+func InPlace(devs []block.Device, sys, name string) (block.Device, error) {
+	found, tables := block.InPlace(Once(devs, sys), name)
+	if len(found) == 0 {
+		return block.Device{}, nil
+	}
+	var guids, names []string
+	for i, t := range tables {
+		guids, names = append(guids, t.DiskGUID), append(names, found[i].Name)
+		if err := Alone(devs, sys, t.DiskGUID); err != nil {
+			return block.Device{}, err
+		}
+	}
+	if !disk.OneSystem(guids...) {
+		return block.Device{}, fmt.Errorf("%s are of disks that wait for their first start, and not of one system", strings.Join(names, " "))
+	}
+	return found[0], nil
 }

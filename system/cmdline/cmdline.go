@@ -33,7 +33,7 @@ type Options struct {
 	StateVG     string // LVM VG UUID that holds the state volume, "" with ZFS
 	Pool        string // GUID of the ZFS pool that holds it, "" with LVM
 	Array       string // UUID of the md mirror below that group, as mdadm prints it; "" without one
-	InPlace     bool   // joist.in-place=1: the system in the slot makes its own disk a node's, which it knows by a mark in the partition table
+	InPlace     bool   // joist.in-place=1: the system in the slot makes its own disks a node's, which it knows by a mark in the partition table
 	Trial       bool   // the slot has not been marked good yet
 	Answer      string // joist.answer=: where an unattended installation finds its answer
 	AnswerPin   string // joist.answer-fingerprint=: SHA-256 of the answer server's certificate, 64 hex digits

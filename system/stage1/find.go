@@ -79,23 +79,24 @@ func (b *boot) findSlot(ctx context.Context) error {
 	return nil
 }
 
-// findOwn finds the partition on the one disk that waits to become a node's.
-// Which disk the firmware has started from the kernel does not know.
+// findOwn finds the partition on the disk that waits to become a node's, or on
+// one of them.
 func (b *boot) findOwn(ctx context.Context) error {
-	var found []block.Device
+	var found block.Device
+	var wrong error
 	_, err := b.search(ctx, "slot "+b.opt.Slot, func(devs []block.Device) (bool, error) {
-		found = block.InPlace(bootdisk.Once(devs, "/sys"), b.opt.Partition())
-		return len(found) > 0, nil
+		found, wrong = bootdisk.InPlace(devs, "/sys", b.opt.Partition())
+		return wrong != nil || found.Name != "", nil
 	})
 	if err != nil {
-		return &problem{fmt.Errorf("%w, a disk that was started from an image", err), "check that the disk is connected and that the image was written to it completely"}
+		return &problem{fmt.Errorf("%w, a disk that was started from an image, or whose node is made anew", err), "check that the disk is connected and that the image was written to it completely"}
 	}
-	if len(found) > 1 {
-		return &problem{fmt.Errorf("find slot %s: %s are of disks that wait for their first start", b.opt.Slot, names(found)), "disconnect all of these disks but one"}
+	if wrong != nil {
+		return &problem{fmt.Errorf("find slot %s: %w", b.opt.Slot, wrong), "disconnect all of these disks but one, or but those of one system"}
 	}
-	b.image = found[0].Path()
+	b.image = found.Path()
 	b.log.Printf("          slot %s is %s", b.opt.Slot, b.image)
-	b.noteMedium(found[0], b.opt.Slot)
+	b.noteMedium(found, b.opt.Slot)
 	return nil
 }
 

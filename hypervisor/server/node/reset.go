@@ -9,7 +9,7 @@ import (
 	"joist/hypervisor/server"
 )
 
-// Reset is how a node is made anew on its own disk.
+// Reset is how a node is made anew on its own disks.
 type Reset struct {
 	KeepData bool
 	Answer   string // text of an answer file, "" for the wizard
@@ -21,7 +21,7 @@ const maxAnswer = 32 << 10
 
 func (d *Deps) resetRoute() server.Route {
 	return server.Route{Method: schema.Method{Verb: "POST", Path: "/nodes/{node}/reset", OnNode: true, NoQuorum: true, Perm: schema.Perm{Root: true},
-		Text: "Restart into the installer, which makes the node anew on its own disk.", Params: []schema.Param{server.NodeParam(),
+		Text: "Restart into the installer, which makes the node anew on its own disks.", Params: []schema.Param{server.NodeParam(),
 			{Name: "data", Enum: []string{"keep", "wipe"}, Text: "whether guests and the other data stay"},
 			{Name: "answer", Optional: true, MaxLen: maxAnswer, Text: "text of the answer file that the installer takes; without one it asks on the consoles"},
 			{Name: "force", Type: schema.Boolean, Optional: true, Text: "shut down guests that run"}}}, Do: d.reset}
