@@ -108,28 +108,26 @@ func TestApplyInPlaceMirror(t *testing.T) {
 // whole: the installer on the other one leaves the way to it.
 func TestInPlaceMirrorFails(t *testing.T) {
 	for _, keep := range []bool{true, false} {
+		steps := resetMachine(t, keep).plan(t, small).Actions
 		ready := false // all that a node needs is there
-		for n, last := 0, -1; n != last; n++ {
+		for n, step := range steps[:len(steps)-1] {
+			switch step.(type) {
+			case plan.Seed:
+				ready = true
+			case plan.Grow, plan.WriteBoot, plan.EraseAnswer, plan.Unmark:
+			default: // changes nothing of how the disks start
+				continue
+			}
 			m := resetMachine(t, keep)
 			p := m.plan(t, small)
-			last = len(p.Actions) - 1
-			if n > 0 {
-				switch p.Actions[n-1].(type) {
-				case plan.Seed:
-					ready = true
-				case plan.Grow, plan.WriteBoot, plan.Finish, plan.EraseAnswer, plan.Unmark:
-				default: // changes nothing of how the disks start
-					continue
-				}
-			}
 			system := disk.NextSystem(disk.SystemOf(m.table(t, "vda").DiskGUID))
-			p.Actions = append(p.Actions[:n:n], plan.CheckBoot{}) // which fails: it names no partition
+			p.Actions = append(p.Actions[:n+1:n+1], plan.CheckBoot{}) // which fails: it names no partition
 			if err := Apply(t.Context(), m.Host, p, progress.Discard); err == nil {
-				t.Errorf("step %d does not fail", n)
+				t.Errorf("step %d does not fail", n+1)
 			}
 			m.goesOn(t, system, ready)
 			if t.Failed() {
-				t.Fatalf("keep %v, after %d steps", keep, n)
+				t.Fatalf("keep %v, after %d steps, the last is %q", keep, n+1, step.Step())
 			}
 		}
 	}
