@@ -112,7 +112,7 @@ func TestInPlaceMirrorFails(t *testing.T) {
 		ready := false // all that a node needs is there
 		for n, step := range steps[:len(steps)-1] {
 			switch step.(type) {
-			case plan.Seed:
+			case plan.StopArray: // the last of the storage
 				ready = true
 			case plan.Grow, plan.WriteBoot, plan.EraseAnswer, plan.Unmark:
 			default: // changes nothing of how the disks start

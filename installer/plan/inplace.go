@@ -227,8 +227,10 @@ func (p *Plan) inPlace(seed Seed) ([]Action, error) {
 		erase = append(erase, EraseAnswer{Device: device, Partition: esp})
 		unmark = append(unmark, Unmark{Device: m.Device(), Layout: m.Layout.Marked(0)})
 	}
-	return slices.Concat(check, release, grow, p.storage(), []Action{seed}, boots, entries,
-		[]Action{KeepLog{State: seed.State, FSType: seed.FSType}}, p.ends(), erase, unmark), nil
+	// the storage is closed, too, before a node can start from it: an open pool
+	// writes nothing synchronously
+	return slices.Concat(check, release, grow, p.storage(), []Action{seed, KeepLog{State: seed.State, FSType: seed.FSType}}, p.ends(),
+		boots, entries, erase, unmark), nil
 }
 
 // growClears covers what old content of a data partition is known by.

@@ -106,7 +106,7 @@ func TestDiskImageBIOS512(t *testing.T) {
 	raw, _ := diskImages(t, "--answer", answer)
 	c := n.config(img)
 	c.Disks = []vm.Disk{{Path: unpacked(t, raw), Format: "raw", Sparse: true}}
-	for _, moment := range []string{`\[finished\] create volume group`, `\[started\]  keep the log`} {
+	for _, moment := range []string{`\[finished\] create volume group`, `\[finished\] change the boot partition`} {
 		n.Machine = vm.Run(t, c)
 		if _, err := n.WaitFor(within(t, node.InstallTime), moment); err != nil {
 			t.Fatalf("%v; it said last:\n%s", err, n.Serial(0).Tail(60))
