@@ -116,6 +116,18 @@ func (s *terminal) run(t testing.TB, most time.Duration, command string) string 
 	return out
 }
 
+// powerOff ends the rescue system of a machine. What was written is on the disks
+// when it has switched off, not before.
+func (s *terminal) powerOff(t testing.TB, m *vm.Machine) {
+	t.Helper()
+	if err := s.Send("poweroff\r"); err != nil {
+		t.Fatal(err)
+	}
+	if err := m.Wait(within(t, 2*time.Minute)); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // wantScreen looks at a machine's screen through the API until it shows at
 // least so many colours, and keeps the picture.
 func (g guestOf) wantScreen(t testing.TB, colours int, name string) *image.RGBA {

@@ -69,12 +69,7 @@ func foreignDisks(t *testing.T) []string {
 	m, shell := inRescue(t, vm.Config{Accel: medium(t).accel, Media: []vm.Medium{{Path: medium(t).path}},
 		Disks: []vm.Disk{{Path: disk("pool.raw", nil), Format: "raw"}}})
 	shell.run(t, zfsTime, "modprobe zfs && zpool create -R /run/z rpool /dev/vda && zpool export rpool")
-	if err := shell.Send("poweroff\r"); err != nil {
-		t.Fatal(err)
-	}
-	if err := m.Wait(within(t, zfsTime)); err != nil {
-		t.Fatal(err)
-	}
+	shell.powerOff(t, m)
 	return out
 }
 

@@ -113,14 +113,7 @@ func (l *layout) rescue(t *testing.T, parts ...recovery) {
 			}
 		}
 	}
-	// What was written is on the disks when the machine has switched off, not
-	// before: nothing here waits for it.
-	if err := shell.Send("poweroff\r"); err != nil {
-		t.Fatal(err)
-	}
-	if err := m.Wait(within(t, 2*time.Minute)); err != nil {
-		t.Fatal(err)
-	}
+	shell.powerOff(t, m)
 }
 
 var metadataAt = regexp.MustCompile(`metadata at (\d+) length \d+ crc \S+ vg joist`)
