@@ -313,10 +313,14 @@ func content(p plan.Plan, l disk.Layout) int64 {
 }
 
 // seeded is where a model of the state volume says whose configuration it
-// holds, guests where it keeps what an adoption must.
+// holds, guests where it keeps what an adoption must, pooled where a model of a
+// pool says whether it writes synchronously.
 const (
 	seeded = 32 << 20
 	guests = 48 << 20
+	pooled = 56 << 20
+
+	unsafePool = "sync=disabled"
 )
 
 const modelPool = 4711 // GUID
@@ -358,7 +362,11 @@ func (m *machineModel) do(p plan.Plan, act plan.Action) error {
 	case plan.CreatePool:
 		return each(func(d *model, x plan.Member) error {
 			_, err := d.WriteAt(xdrPool(modelPool), content(p, x.Layout)+16<<10)
-			return errors.Join(err, d.put(content(p, x.Layout)+guests, "fresh"))
+			return errors.Join(err, d.put(content(p, x.Layout)+guests, "fresh"), d.put(content(p, x.Layout)+pooled, unsafePool))
+		})
+	case plan.SettlePool:
+		return each(func(d *model, x plan.Member) error {
+			return flushed(d, d.put(content(p, x.Layout)+pooled, "settled"))
 		})
 	case plan.Seed:
 		return each(func(d *model, x plan.Member) error {
@@ -410,6 +418,9 @@ func (m *machineModel) complete(d *model) error {
 	data := part(l, disk.NameData).Start
 	if d.text(part(l, disk.NameSlotA).Start) != id || d.text(data+seeded) != id && d.text(data+modelOffset+seeded) != id {
 		return fmt.Errorf("disk %s starts an installation that is not whole", d.name)
+	}
+	if d.text(data+pooled) == unsafePool {
+		return fmt.Errorf("disk %s starts from a pool that writes nothing synchronously", d.name)
 	}
 	return nil
 }

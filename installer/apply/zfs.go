@@ -20,6 +20,8 @@ func (a *applier) howPool(act plan.Action) work {
 		f = func(ctx context.Context) error { return a.createPool(ctx, act) }
 	case plan.ImportPool:
 		f = func(ctx context.Context) error { return a.importPool(ctx, act) }
+	case plan.SettlePool:
+		f = func(ctx context.Context) error { return a.commands(ctx, act) }
 	case plan.ClosePool:
 		f = func(ctx context.Context) error { return a.closePool(ctx, act) }
 	default:
@@ -66,7 +68,7 @@ func (a *applier) exportPool(ctx context.Context) error {
 	if !a.imported() {
 		return nil
 	}
-	return a.commands(ctx, plan.ClosePool{Name: plan.PoolName, Kept: true})
+	return a.commands(ctx, plan.ClosePool{Name: plan.PoolName})
 }
 
 // releasePool lets go of the pool that an earlier try has opened. One of that

@@ -192,12 +192,20 @@ func (p *Plan) actions() ([]Action, error) {
 		}
 		out, boots = append(out, slot), append(boots, files...)
 	}
-	out = append(append(out, boots...), KeepLog{State: seed.State, FSType: seed.FSType})
+	out = append(append(append(out, p.settle()...), boots...), KeepLog{State: seed.State, FSType: seed.FSType})
 	out = append(out, p.ends()...)
 	for _, m := range p.All() {
 		out = append(out, Unmark{Device: m.Device(), Layout: m.Layout.Marked(0)})
 	}
 	return out, nil
+}
+
+// settle ends what is quick and not safe, before a disk can start from it.
+func (p *Plan) settle() []Action {
+	if !p.ZFS() {
+		return nil
+	}
+	return []Action{SettlePool{Name: PoolName, Kept: p.Adopt != nil}}
 }
 
 // ends lets go of the storage.
@@ -206,7 +214,7 @@ func (p *Plan) ends() []Action {
 	switch {
 	case p.ZFS():
 		finish.VG = ""
-		return []Action{ClosePool{Name: PoolName, Kept: p.Adopt != nil}, finish}
+		return []Action{ClosePool{Name: PoolName}, finish}
 	case p.Mirrored():
 		return []Action{finish, StopArray{File: ArrayFile}}
 	default:

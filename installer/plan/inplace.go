@@ -227,9 +227,8 @@ func (p *Plan) inPlace(seed Seed) ([]Action, error) {
 		erase = append(erase, EraseAnswer{Device: device, Partition: esp})
 		unmark = append(unmark, Unmark{Device: m.Device(), Layout: m.Layout.Marked(0)})
 	}
-	// the storage is closed, too, before a node can start from it: an open pool
-	// writes nothing synchronously
-	return slices.Concat(check, release, grow, p.storage(), []Action{seed, KeepLog{State: seed.State, FSType: seed.FSType}}, p.ends(),
+	// the storage is closed, too, before a node can start from it
+	return slices.Concat(check, release, grow, p.storage(), []Action{seed, KeepLog{State: seed.State, FSType: seed.FSType}}, p.settle(), p.ends(),
 		boots, entries, erase, unmark), nil
 }
 

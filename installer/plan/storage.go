@@ -112,7 +112,7 @@ func (p *Plan) makePool(member int64) {
 		Options: [][2]string{{"ashift", strconv.Itoa(or(z.Ashift, 12))}, {"cachefile", "none"}},
 		Props: [][2]string{{"compression", or(z.Compress, "on")}, {"checksum", or(z.Checksum, "on")}, {"copies", strconv.Itoa(or(z.Copies, 1))},
 			{"atime", "on"}, {"relatime", "on"}, {"acltype", "posix"}, {"xattr", "sa"}, {"canmount", "off"}, {"mountpoint", "none"},
-			{"sync", "disabled"}}, // until the pool is closed: a cut starts over anyway
+			{"sync", "disabled"}}, // until the pool is settled: a cut starts over anyway
 		Datasets: []Dataset{
 			{Name: "state", Mount: "/var", Props: [][2]string{{"canmount", "noauto"}, {"mountpoint", "legacy"}, {"reservation", strconv.FormatInt(state, 10)}}},
 			{Name: "local", Mount: "/var/lib/vz", Props: [][2]string{{"canmount", "noauto"}, {"mountpoint", "legacy"}}},
@@ -153,12 +153,15 @@ type (
 		GUID, Name string
 		Devices    []string
 	}
-	// ClosePool has the pool that was made write synchronously again and exports
-	// it. One that is kept has its properties as it had them.
-	ClosePool struct {
+	// SettlePool has the pool that was made write synchronously from here on, and
+	// what was written be on its disks. One that is kept has its properties as it
+	// had them.
+	SettlePool struct {
 		Name string
 		Kept bool
 	}
+	// ClosePool exports the pool.
+	ClosePool struct{ Name string }
 	// StopArray lets go of the array.
 	StopArray struct{ File string }
 )
@@ -169,6 +172,7 @@ func (a CreatePool) Step() string    { return fmt.Sprintf("create pool %q", a.Na
 func (a AssembleArray) Step() string { return "start the mirror that is kept" }
 func (a ActivateGroup) Step() string { return "open the volume group that is kept" }
 func (a ImportPool) Step() string    { return "open the pool that is kept" }
+func (a SettlePool) Step() string    { return fmt.Sprintf("write out pool %q", a.Name) }
 func (a ClosePool) Step() string     { return fmt.Sprintf("close pool %q", a.Name) }
 func (a StopArray) Step() string     { return "stop mirror" }
 
@@ -178,6 +182,7 @@ func (CreatePool) action()    {}
 func (AssembleArray) action() {}
 func (ActivateGroup) action() {}
 func (ImportPool) action()    {}
+func (SettlePool) action()    {}
 func (ClosePool) action()     {}
 func (StopArray) action()     {}
 
@@ -241,14 +246,17 @@ func (a ImportPool) Commands() [][]string {
 	return [][]string{append(args, a.GUID, a.Name)}
 }
 
-// Commands: zfs-set(8), zpool-export(8).
-func (a ClosePool) Commands() [][]string {
-	export := []string{"zpool", "export", a.Name}
+// Commands: zfs-set(8), zpool-sync(8).
+func (a SettlePool) Commands() [][]string {
+	sync := []string{"zpool", "sync", a.Name}
 	if a.Kept {
-		return [][]string{export}
+		return [][]string{sync}
 	}
-	return [][]string{{"zfs", "set", "sync=standard", a.Name}, export}
+	return [][]string{{"zfs", "set", "sync=standard", a.Name}, sync}
 }
+
+// Commands: zpool-export(8).
+func (a ClosePool) Commands() [][]string { return [][]string{{"zpool", "export", a.Name}} }
 
 // Commands: mdadm(8).
 func (a StopArray) Commands() [][]string { return [][]string{{"mdadm", "--stop", a.File}} }
