@@ -46,6 +46,11 @@ else
 	skip e2e-short "there is no image"
 fi
 
+if ((failed)); then
+	echo
+	scripts/failures.sh "$logs"/{unit,harness,e2e-short}.log 2>/dev/null
+fi
+
 echo
 printf '%-12s %6s  %s\n' step seconds result
 for i in "${!names[@]}"; do

@@ -201,7 +201,7 @@ func (n *runningNode) serveMirror(t testing.TB) {
 	n.LAN.DNS(mirrorName, mirrorAddress)
 	mirrors := aptMirrors(t)
 	pass := &httputil.ReverseProxy{
-		Transport: &http.Transport{Proxy: aptProxy(t), ResponseHeaderTimeout: time.Minute},
+		Transport: again{&http.Transport{Proxy: aptProxy(t), ResponseHeaderTimeout: 20 * time.Second}},
 		Rewrite: func(r *httputil.ProxyRequest) {
 			top, rest, _ := strings.Cut(strings.TrimPrefix(r.In.URL.Path, "/"), "/")
 			to := mirrors[top] // known: the handler below looked
@@ -220,6 +220,25 @@ func (n *runningNode) serveMirror(t testing.TB) {
 		}
 		pass.ServeHTTP(w, r)
 	}))
+}
+
+// again asks up to three times: a mirror that is slow for once is not what is
+// tested here.
+type again struct{ http.RoundTripper }
+
+func (a again) RoundTrip(r *http.Request) (resp *http.Response, err error) {
+	for range 3 {
+		resp, err = a.RoundTripper.RoundTrip(r)
+		if err == nil && resp.StatusCode < http.StatusInternalServerError || r.Context().Err() != nil {
+			return resp, err
+		}
+		if err == nil {
+			resp.Body.Close()
+			err = fmt.Errorf("fetch %s: %s", r.URL.Path, resp.Status)
+		}
+		time.Sleep(time.Second)
+	}
+	return nil, err
 }
 
 // aptMirrors asks apt where this machine gets Debian from, by archive.

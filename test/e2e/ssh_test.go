@@ -111,19 +111,35 @@ func (n *runningNode) closeSSH() {
 	}
 }
 
-// try runs a bash script on the node. A broken connection is opened anew the
-// next time.
+// session opens a session, on a new connection if the one that is open turns out
+// to be broken.
+func (n *runningNode) session(ctx context.Context, t testing.TB) (*ssh.Session, error) {
+	for old := n.ssh != nil; ; old = false {
+		c, err := n.connect(ctx, t)
+		if err != nil {
+			return nil, err
+		}
+		s, err := c.NewSession()
+		if err == nil {
+			return s, nil
+		}
+		n.closeSSH()
+		if !old {
+			return nil, fmt.Errorf("open SSH session: %w", err)
+		}
+		t.Logf("the SSH connection to %s was broken: %v", n.Name, err)
+	}
+}
+
+// try runs a bash script on the node. A connection that breaks meanwhile is
+// opened anew the next time.
 func (n *runningNode) try(ctx context.Context, t testing.TB, script string) (string, error) {
-	c, err := n.connect(ctx, t)
+	s, err := n.session(ctx, t)
 	if err != nil {
 		return "", err
 	}
-	s, err := c.NewSession()
-	if err != nil {
-		n.closeSSH()
-		return "", fmt.Errorf("open SSH session: %w", err)
-	}
 	defer s.Close()
+	c := n.ssh
 	stop := context.AfterFunc(ctx, func() { c.Close() })
 	defer stop()
 	var out, said bytes.Buffer
@@ -222,10 +238,15 @@ done 2>/dev/null; true`) {
 	return out
 }
 
-// process is processes for what must be there once.
+// process is processes for what must be there once. A child has the command line
+// of its parent until it runs its own program, so that two are looked at again.
 func (n *runningNode) process(t testing.TB, re string) process {
 	t.Helper()
 	list := n.processes(t, re)
+	if len(list) > 1 {
+		t.Logf("processes that match %q: %+v", re, list)
+		list = n.processes(t, re)
+	}
 	if len(list) != 1 {
 		t.Fatalf("processes that match %q: %+v, want one", re, list)
 	}
