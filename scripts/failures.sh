@@ -14,6 +14,6 @@ now != "" { said[now, ++lines[now]] = substr($0, 1, 300) }
 END {
 	for (i = 1; i <= n; i++) {
 		print "--- FAIL: " names[i]
-		for (k = lines[names[i]] - 14; k <= lines[names[i]]; k++) if (k > 0) print said[names[i], k]
+		for (k = lines[names[i]] - 39; k <= lines[names[i]]; k++) if (k > 0) print said[names[i], k]
 	}
 }' "$@"

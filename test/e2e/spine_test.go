@@ -47,7 +47,10 @@ func TestShortSpine(t *testing.T) {
 		{"delete", (*spine).deleteAll, false},
 	} {
 		start := time.Now()
-		ok := t.Run(step.name, func(t *testing.T) { step.do(s, t) })
+		ok := t.Run(step.name, func(t *testing.T) {
+			s.n.explain(t)
+			step.do(s, t)
+		})
 		if took := time.Since(start); took > time.Second {
 			t.Logf("%s: %s", step.name, took.Round(time.Second))
 		}

@@ -156,6 +156,19 @@ func (n *runningNode) try(ctx context.Context, t testing.TB, script string) (str
 	return out.String(), nil
 }
 
+// explain has what the node itself wrote last be printed if the test fails.
+func (n *runningNode) explain(t *testing.T) {
+	t.Cleanup(func() {
+		if !t.Failed() {
+			return
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		defer cancel()
+		out, err := n.try(ctx, t, `cat /proc/uptime /proc/loadavg; dmesg | tail -n 6; cd /var/log/joist; for f in joistd sshd; do tail -n 8 $f.log; done`)
+		t.Logf("the node says: %v\n%s", err, out)
+	})
+}
+
 // run is try for what must work, within two minutes.
 func (n *runningNode) run(t testing.TB, script string) string {
 	t.Helper()
