@@ -17,7 +17,7 @@ import (
 func TestCopyDisk(t *testing.T) {
 	t.Parallel()
 	l := newLayout(t, 0)
-	for _, size := range []int64{16 << 30, 17 << 30} { // it is read whole
+	for _, size := range []int64{20 << 30, 21 << 30} { // it is read whole
 		path := filepath.Join(t.TempDir(), "disk.qcow2")
 		if err := vm.CreateDisk(t.Context(), path, size); err != nil {
 			t.Fatal(err)
