@@ -116,6 +116,13 @@ func (s *terminal) run(t testing.TB, most time.Duration, command string) string 
 	return out
 }
 
+// quiet keeps the kernel's messages, of a disk that is pulled for instance, out of
+// what is printed on a serial port.
+func (s *terminal) quiet(t testing.TB) {
+	t.Helper()
+	s.run(t, time.Minute, "dmesg --console-level emerg")
+}
+
 // powerOff ends the rescue system of a machine. What was written is on the disks
 // when it has switched off, not before.
 func (s *terminal) powerOff(t testing.TB, m *vm.Machine) {

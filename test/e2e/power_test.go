@@ -162,6 +162,7 @@ func newInstaller(t *testing.T, changes ...string) *longInstaller {
 	if err := x.shell.login(ctx, ""); err != nil {
 		t.Fatal(err)
 	}
+	x.shell.quiet(t)
 	return x
 }
 

@@ -77,6 +77,7 @@ func (l *layout) startRescue(t *testing.T) (*vm.Machine, *terminal) {
 	if err := shell.login(ctx, ""); err != nil {
 		t.Fatal(err)
 	}
+	shell.quiet(t)
 	return m, shell
 }
 
