@@ -2,6 +2,7 @@ package plan
 
 import (
 	"fmt"
+	"slices"
 
 	"joist/api/node"
 	"joist/image/boot"
@@ -192,8 +193,7 @@ func (p *Plan) actions() ([]Action, error) {
 		}
 		out, boots = append(out, slot), append(boots, files...)
 	}
-	out = append(append(append(out, p.settle()...), boots...), KeepLog{State: seed.State, FSType: seed.FSType})
-	out = append(out, p.ends()...)
+	out = slices.Concat(out, p.settle(), boots, []Action{KeepLog{State: seed.State, FSType: seed.FSType}}, p.ends())
 	for _, m := range p.All() {
 		out = append(out, Unmark{Device: m.Device(), Layout: m.Layout.Marked(0)})
 	}

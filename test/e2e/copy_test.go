@@ -1,7 +1,6 @@
 package e2e
 
 import (
-	"os"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -32,21 +31,13 @@ func TestCopyDisk(t *testing.T) {
 	id := l.run(t, "cat /etc/machine-id")
 	l.off(t)
 
-	root, err := vm.Root()
-	if err != nil {
-		t.Fatal(err)
-	}
-	page, err := os.ReadFile(filepath.Join(root, "docs", "replace-disk.md"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	copies := regexp.MustCompile(`(?m)^(dd if=/dev/sda of=/dev/sdb .*)$`).FindSubmatch(page)
-	if copies == nil {
+	copies := regexp.MustCompile(`(?m)^dd if=/dev/vda of=/dev/vdb .*$`).FindString(page(t, "replace-disk.md"))
+	if copies == "" {
 		t.Fatal("docs/replace-disk.md does not say how to copy a disk")
 	}
 	l.disks = both
 	m, shell := l.startRescue(t)
-	shell.run(t, 20*time.Minute, strings.ReplaceAll(string(copies[1]), "/dev/sd", "/dev/vd"))
+	shell.run(t, 20*time.Minute, copies)
 	shell.powerOff(t, m)
 
 	l.start(t, both[1])

@@ -151,18 +151,7 @@ func newInstaller(t *testing.T, changes ...string) *longInstaller {
 		Media: []vm.Medium{{Path: x.img.path}, {Path: volume}},
 		NICs:  []vm.NIC{{Port: vm.NewPort(t, vm.NewSwitch(t), "installer")}},
 	})
-	ctx := within(t, node.BootTime)
-	if err := node.ChooseRescue(ctx, x.m); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := x.m.WaitFor(ctx, "rescue system"); err != nil {
-		t.Fatal(err)
-	}
-	x.shell = &terminal{Console: x.m.Serial(0)}
-	if err := x.shell.login(ctx, ""); err != nil {
-		t.Fatal(err)
-	}
-	x.shell.quiet(t)
+	x.shell = rescueShell(t, x.m, "rescue system")
 	return x
 }
 

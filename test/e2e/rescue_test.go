@@ -64,12 +64,19 @@ func (l *layout) startRescue(t *testing.T) (*vm.Machine, *terminal) {
 	c := l.machine()
 	c.Media, c.Disks = []vm.Medium{{Path: l.img.path}}, l.attached(l.disks)
 	m := vm.Run(t, c)
+	return m, rescueShell(t, m, "mounted state read-only on /mnt/state", "mounted local read-only on /mnt/local")
+}
+
+// rescueShell chooses the rescue entry in the medium's menu and returns the
+// shell once the machine has said these texts.
+func rescueShell(t *testing.T, m *vm.Machine, says ...string) *terminal {
+	t.Helper()
 	ctx := within(t, 2*node.BootTime)
 	if err := node.ChooseRescue(ctx, m); err != nil {
 		t.Fatal(err)
 	}
-	for _, v := range []string{"state", "local"} {
-		if _, err := m.WaitFor(ctx, "mounted "+v+" read-only on /mnt/"+v); err != nil {
+	for _, text := range says {
+		if _, err := m.WaitFor(ctx, text); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -78,7 +85,7 @@ func (l *layout) startRescue(t *testing.T) (*vm.Machine, *terminal) {
 		t.Fatal(err)
 	}
 	shell.quiet(t)
-	return m, shell
+	return shell
 }
 
 // A part of docs/recovery.md: what is done to the disks first, and the words
@@ -119,18 +126,24 @@ func (l *layout) rescue(t *testing.T, parts ...recovery) {
 
 var metadataAt = regexp.MustCompile(`metadata at (\d+) length \d+ crc \S+ vg joist`)
 
-// commands are the part's commands, with the names of a machine's disks.
-func (r recovery) commands(t *testing.T) []string {
+// page is a page of the documentation, with the names of a machine's disks.
+func page(t *testing.T, name string) string {
 	t.Helper()
 	root, err := vm.Root()
 	if err != nil {
 		t.Fatal(err)
 	}
-	page, err := os.ReadFile(filepath.Join(root, "docs", "recovery.md"))
+	text, err := os.ReadFile(filepath.Join(root, "docs", name))
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, text, ok := strings.Cut(string(page), r.from)
+	return strings.ReplaceAll(string(text), "/dev/sd", "/dev/vd")
+}
+
+// commands are the part's commands.
+func (r recovery) commands(t *testing.T) []string {
+	t.Helper()
+	_, text, ok := strings.Cut(page(t, "recovery.md"), r.from)
 	if r.to != "" && ok {
 		text, _, ok = strings.Cut(text, r.to)
 	}
@@ -144,7 +157,7 @@ func (r recovery) commands(t *testing.T) []string {
 		}
 		for line := range strings.Lines(block) {
 			command, _, _ := strings.Cut(line, " # ")
-			out = append(out, strings.TrimSpace(strings.ReplaceAll(command, "/dev/sd", "/dev/vd")))
+			out = append(out, strings.TrimSpace(command))
 		}
 	}
 	if len(out) < 3 {

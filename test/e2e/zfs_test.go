@@ -34,18 +34,7 @@ func inRescue(t *testing.T, c vm.Config) (*vm.Machine, *terminal) {
 		c.Disks = []vm.Disk{{Path: disk}}
 	}
 	m := vm.Run(t, c)
-	ctx := within(t, 2*node.BootTime)
-	if err := node.ChooseRescue(ctx, m); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := m.WaitFor(ctx, "rescue system"); err != nil {
-		t.Fatal(err)
-	}
-	shell := &terminal{Console: m.Serial(0)}
-	if err := shell.login(ctx, ""); err != nil {
-		t.Fatal(err)
-	}
-	return m, shell
+	return m, rescueShell(t, m, "rescue system")
 }
 
 // TestZFSModule: the image's kernel loads the OpenZFS that the builder
