@@ -83,6 +83,9 @@ func (k *Kept) count(ms []probe.Membership) {
 		k.Missing += lost
 		k.Lost = k.Lost || lost > m.Spare
 	}
+	if len(groups) > 1 && k.RAID == answer.RAID1 { // of a pool that does not tell how many there are
+		k.RAID = answer.RAID10
+	}
 	if more := total - len(groups); more > 0 { // at least a disk of each
 		k.Missing, k.Lost = k.Missing+more, true
 	}

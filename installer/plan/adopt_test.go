@@ -99,6 +99,12 @@ func TestAdoptionAgrees(t *testing.T) {
 		"raid10":                       {raid10, "", ""},
 		"raid10 that lost one of each": {func(f *probe.Facts, a *answer.Answer) { raid10(f, a); without(f, a, 0, 3) }, "adoption-degraded", "lacks 2 more"},
 		"raid10 that lost a pair":      {func(f *probe.Facts, a *answer.Answer) { raid10(f, a); without(f, a, 2, 3) }, "adoption-impossible!", "cannot be opened"},
+		"raid10 that does not tell how many it was": {func(f *probe.Facts, a *answer.Answer) {
+			raid10(f, a)
+			for _, d := range f.Disks {
+				d.Memberships[0].RAID, d.Memberships[0].Groups = answer.RAID1, 0
+			}
+		}, "", ""},
 		"a half that failed is out of date": {func(f *probe.Facts, a *answer.Answer) {
 			md(f, a)
 			f.Disks[1].Memberships[0].Age, f.Disks[1].Memberships[0].Parts = 9, [][]string{nil, {"1"}}

@@ -24,7 +24,7 @@ type Membership struct {
 	Parts  [][]string `json:"parts"`
 	Spare  int        `json:"spare"`
 	Group  string     `json:"group,omitempty"`
-	Groups int        `json:"groups"`
+	Groups int        `json:"groups"` // 0: not known, the member's own at least
 }
 
 // memberships reads what begins at base and is size bytes long.
@@ -82,7 +82,9 @@ func zfsLabel(r io.ReaderAt, base, size int64) (nvlist.Values, bool) {
 func poolMember(v, tree nvlist.Values, where string) Membership {
 	guid := func(v nvlist.Values, name string) string { return strconv.FormatUint(v.Number(name), 10) }
 	m := Membership{Where: where, Of: guid(v, "pool_guid"), Self: guid(v, "guid"), Age: v.Number("txg"), Group: guid(tree, "guid")}
-	m.Groups = int(min(v.Number("vdev_children"), 1<<16)) - int(min(v.Number("hole_array"), 1<<16))
+	if n, exact := v.Tops(); exact {
+		m.Groups = n
+	}
 	var leaves func(v nvlist.Values) []string
 	leaves = func(v nvlist.Values) (out []string) {
 		if len(v.Lists("children")) == 0 {

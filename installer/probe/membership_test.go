@@ -66,6 +66,9 @@ func TestMemberships(t *testing.T) {
 			Parts: [][]string{{"1"}, {"2"}}, Spare: 1, Group: "5", Groups: 1}}},
 		"pool raid10": {pool(2, 2, branch("mirror", 5, 0, leaf(1), leaf(2))), []Membership{{Where: "sda", Of: "77", RAID: "raid10", Self: "2", Age: 9,
 			Parts: [][]string{{"1"}, {"2"}}, Spare: 1, Group: "5", Groups: 2}}},
+		"one disk, another was removed": {append(make([]byte, 16<<10), vdevLabel(number("pool_guid", 77), number("txg", 9), number("guid", 11), number("vdev_children", 2),
+			nvpair("vdev_tree", 19, leaf(11)), nvpair("features_for_read", 19, list(nvpair("com.delphix:device_removal", 1, nil))))...),
+			[]Membership{{Where: "sda", Of: "77", RAID: "raid0", Self: "11", Age: 9, Parts: [][]string{{"11"}}, Group: "11"}}},
 		"raidz-2, one replaced": {pool(2, 1, branch("raidz", 5, 2, leaf(1), branch("replacing", 9, 0, leaf(2), leaf(8)), leaf(3), leaf(4))), []Membership{{Where: "sda",
 			Of: "77", RAID: "raidz-2", Self: "2", Age: 9, Parts: [][]string{{"1"}, {"2", "8"}, {"3"}, {"4"}}, Spare: 2, Group: "5", Groups: 1}}},
 	} {

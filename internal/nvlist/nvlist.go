@@ -30,6 +30,15 @@ func (v Values) Text(name string) string { s, _ := v[name].(string); return s }
 // Lists are the lists of that name.
 func (v Values) Lists(name string) []Values { l, _ := v[name].([]Values); return l }
 
+// Tops says over how many vdevs the pool of this label is spread, log devices
+// included. It is exact unless vdevs that held data were taken out of the pool
+// (zpool-remove(8)): they count for ever, and only the pool itself knows them.
+func (v Values) Tops() (n int, exact bool) {
+	features, _ := v["features_for_read"].(Values)
+	n = int(min(v.Number("vdev_children"), 1<<16)) - int(min(v.Number("hole_array"), 1<<16))
+	return n, features.Number("com.delphix:device_removal") == 0
+}
+
 // The types of values (include/sys/nvpair.h, data_type_t).
 const (
 	TypeBoolean = 1

@@ -48,7 +48,11 @@ func (s *system) openPool(ctx context.Context) error {
 		return err
 	}
 	if n := pool.Missing(ms); n > 0 {
-		s.log.Printf("          the pool opens without %d of its disks, which did not appear in %v", n, poolWait)
+		or := ""
+		if ms[0].Most {
+			or = " or were removed from it earlier"
+		}
+		s.log.Printf("          the pool opens without %d of its disks, which did not appear in %v%s", n, poolWait, or)
 	}
 	s.log.Printf("          data is in pool %s", ms[0].Name)
 	if err := pool.Import(ctx, s.run, s.opt.Pool, ms, apart); err != nil {

@@ -32,6 +32,7 @@ type Member struct {
 	GUID uint64 // of this vdev
 	Txg  uint64 // of the label: the higher, the newer
 	Tops int    // vdevs that the pool is spread over
+	Most bool   // Tops is the most that there can be
 	Top  Node   // the one of them that this belongs to
 }
 
@@ -90,7 +91,8 @@ var namePattern = regexp.MustCompile(`^[a-zA-Z][a-zA-Z0-9_.:-]{0,200}$`)
 func member(v nvlist.Values) (m Member, guid string, ok bool) {
 	tree, _ := v["vdev_tree"].(nvlist.Values)
 	m = Member{Name: v.Text("name"), GUID: v.Number("guid"), Txg: v.Number("txg"), Top: node(tree)}
-	m.Tops = int(min(v.Number("vdev_children"), 1<<16)) - int(min(v.Number("hole_array"), 1<<16))
+	tops, exact := v.Tops()
+	m.Tops, m.Most = tops, !exact
 	return m, strconv.FormatUint(v.Number("pool_guid"), 10), tree != nil && namePattern.MatchString(m.Name)
 }
 
@@ -190,10 +192,13 @@ func Missing(ms []Member) int {
 	return n
 }
 
-// Enough says whether the pool can be opened with these.
+// Enough says whether the pool can be opened with these, as far as they know.
 func Enough(ms []Member) bool {
 	known := tops(ms)
-	if len(ms) == 0 || newest(ms).Tops > len(known) {
+	if len(ms) == 0 {
+		return false
+	}
+	if last := newest(ms); last.Tops > len(known) && !last.Most {
 		return false
 	}
 	there := present(ms)

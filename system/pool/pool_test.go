@@ -170,6 +170,12 @@ func TestWaiting(t *testing.T) {
 	if m, _, _ := member(v); Missing([]Member{m}) != 0 {
 		t.Error("a hole is waited for")
 	}
+	// a disk that was removed may be meant by the count
+	v = label(1, 5, 2, disk(1))
+	v["features_for_read"] = nvlist.Values{"com.delphix:device_removal": uint64(1)}
+	if m, _, _ := member(v); Missing([]Member{m}) != 1 || !Enough([]Member{m}) {
+		t.Error("the pool is not opened without a disk that was removed from it")
+	}
 }
 
 // Of disks that were used without each other the newer one counts.

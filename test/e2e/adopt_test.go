@@ -18,7 +18,7 @@ func TestLayoutAdoptMirror(t *testing.T) {
 	l.install(t, `disk-list = ["vda"]`, "disk-list = [\"vda\", \"vdb\"]\n[joist.disk]\nraid = \"raid1\"")
 	l.start(t, l.disks...)
 	l.run(t, "echo kept > /var/lib/vz/kept")
-	id := strings.TrimSpace(l.run(t, `sed -n 's/.*"installation_id": "\([0-9a-f]*\)".*/\1/p' /var/lib/joist/node/node.json`))
+	id := l.installation(t)
 	l.off(t)
 
 	adopt := "\nadopt = true\n[joist.install]\ninstallation = \"" + id + "\""

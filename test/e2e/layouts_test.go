@@ -28,6 +28,7 @@ type layout struct {
 	uefi  vm.Firmware
 	// sector is the disks' logical sector size in bytes, 0 for 512.
 	sector int
+	paths  int      // SCSI controllers that reach each disk; 0: the disks are virtio's
 	beside []string // raw disks of others
 }
 
@@ -115,7 +116,7 @@ func attached(paths []string) []vm.Disk {
 func (l *layout) attached(paths []string) []vm.Disk {
 	out := attached(paths)
 	for i := range out {
-		out[i].SectorSize = l.sector
+		out[i].SectorSize, out[i].Paths = l.sector, l.paths
 	}
 	for _, path := range l.beside {
 		out = append(out, vm.Disk{Path: path, Format: "raw"})
@@ -161,6 +162,12 @@ func (n *runningNode) want(t *testing.T, what, script, want string) {
 	}
 }
 
+// installation is the id by which an answer names what it replaces.
+func (l *layout) installation(t *testing.T) string {
+	t.Helper()
+	return strings.TrimSpace(l.run(t, `sed -n 's/.*"installation_id": "\([0-9a-f]*\)".*/\1/p' /var/lib/joist/node/node.json`))
+}
+
 const (
 	volumes   = `awk '$2 == "/var" || $2 == "/var/lib/vz" {print $2, $3}' /proc/mounts | sort`
 	espMarks  = `od -An -tx8 -j $((1024 + 128 + 48)) -N 8 /dev/vda` // attributes of entry 2 of the table in sector 1
@@ -189,16 +196,8 @@ func TestLayoutXFS(t *testing.T) {
 // copied starts from a disk whose copy is there, too.
 func (l *layout) copied(t *testing.T) {
 	t.Helper()
-	clone := filepath.Join(t.TempDir(), "copy.qcow2")
-	if err := vm.Overlay(t.Context(), l.disks[0], clone); err != nil {
-		t.Fatal(err)
-	}
-	over := filepath.Join(t.TempDir(), "over.qcow2") // the base must not change
-	if err := vm.Overlay(t.Context(), l.disks[0], over); err != nil {
-		t.Fatal(err)
-	}
 	c := l.config(l.img)
-	c.Disks = attached([]string{over, clone})
+	c.Disks = attached(slices.Concat(l.without(t), l.without(t))) // the base must not change
 	m := vm.Run(t, c)
 	if _, err := m.WaitFor(within(t, node.BootTime), "are copies of each other"); err != nil {
 		t.Errorf("with a copy beside the disk: %v\n%s", err, m.Serial(0).Tail(20))
@@ -307,7 +306,7 @@ func TestLayoutAdopt(t *testing.T) {
 	archive := l.upload(t, "vztmpl", "debian-13-standard_test_amd64.tar.zst", template(t))
 	ct := guestOf{n: l.runningNode, kind: "lxc", id: 101}.create(t, client.Params{"ostemplate": archive, "rootfs": "local-lvm:2", "memory": guestMemory, "net0": ctNetwork})
 	l.run(t, "echo image > /var/lib/vz/template/iso/kept.iso")
-	id := strings.TrimSpace(l.run(t, `sed -n 's/.*"installation_id": "\([0-9a-f]*\)".*/\1/p' /var/lib/joist/node/node.json`))
+	id := l.installation(t)
 	l.off(t)
 	l.rescue(t, groupByHand)
 

@@ -52,6 +52,9 @@ arc=$(sed -n 's/.*"arc_max": \([0-9]*\).*/\1/p' /var/lib/joist/node/node.json)
 [ "$(hostid)" = "$id" ] && [ "$(cat /sys/module/spl/parameters/spl_hostid)" = $((0x$id)) ] && echo host
 [ "$(awk '$1 == "c_max" {print $3}' /proc/spl/kstat/zfs/arcstats)" = "$arc" ] && echo cache
 ls /dev | grep -c '^zd' || true`
+	// zpool add where attach was meant, taken back
+	addedByMistake = `truncate -s 1G /run/added && zpool add -f -o ashift=12 rpool /run/added && sync &&
+zpool remove rpool /run/added && zpool wait -t remove rpool && rm /run/added && zpool status rpool | grep -q "Removal of vdev"`
 )
 
 // TestLayoutZFS: guests run from volumes of the pool, which survives a power
@@ -73,11 +76,13 @@ func TestLayoutZFS(t *testing.T) {
 	}
 	l.want(t, "volumes", "zfs list -H -p -r -t volume -o name,volsize,volblocksize,volmode,refreservation rpool/data",
 		"rpool/data/vm-100-disk-0\t1073741824\t16384\tdev\t0\nrpool/data/vm-101-disk-0\t2147483648\t16384\tdev\t0")
+	l.run(t, addedByMistake)
 	l.run(t, "echo kept > /var/lib/vz/kept; sync; echo lost > /var/lib/vz/lost")
 	l.cut(t)
 
 	l.start(t, l.disks...)
 	l.want(t, "a file that was written out", "cat /var/lib/vz/kept", "kept")
+	l.want(t, "pool without what was taken out of it", poolState, "ONLINE")
 	container.start(t)
 	container.wantStatus(t, "running")
 	container.stop(t)
@@ -88,7 +93,7 @@ func TestLayoutZFS(t *testing.T) {
 		}
 		return err
 	})
-	id := strings.TrimSpace(l.run(t, `sed -n 's/.*"installation_id": "\([0-9a-f]*\)".*/\1/p' /var/lib/joist/node/node.json`))
+	id := l.installation(t)
 	l.off(t)
 	l.rescue(t)
 

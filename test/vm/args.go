@@ -118,11 +118,11 @@ func (c Config) diskArgs(boot *int) []string {
 	var a []string
 	for i, d := range c.Disks {
 		id := fmt.Sprintf("disk%d", i)
-		zeroes := ""
-		if d.Sparse {
-			zeroes = "detect-zeroes=unmap,"
+		if d.Paths > 0 {
+			a = append(a, d.pathArgs(id, i, boot)...)
+			continue
 		}
-		a = append(a, "-drive", fmt.Sprintf("if=none,id=%s-drive,format=%s,discard=unmap,%sfile=%s", id, d.Format, zeroes, d.file()))
+		a = append(a, "-drive", fmt.Sprintf("if=none,id=%s-drive,format=%s,discard=unmap,%sfile=%s", id, d.Format, d.zeroes(), d.file()))
 		var dev string
 		switch d.Bus {
 		case VirtioBlk:
@@ -141,6 +141,28 @@ func (c Config) diskArgs(boot *int) []string {
 			dev += fmt.Sprintf(",logical_block_size=%d,physical_block_size=%d", d.SectorSize, d.SectorSize)
 		}
 		a = append(a, "-device", dev)
+	}
+	return a
+}
+
+// zeroes is what becomes of zeros that are written, as an option with its comma.
+func (d Disk) zeroes() string {
+	if d.Sparse {
+		return "detect-zeroes=unmap,"
+	}
+	return ""
+}
+
+// pathArgs attach one image to several controllers, as a disk with two ports is:
+// writes by either are seen by both. The name is in the range IEEE leaves to
+// those who have no number of their own (NAA 3, locally assigned).
+func (d Disk) pathArgs(id string, n int, boot *int) []string {
+	a := []string{"-blockdev", fmt.Sprintf("driver=%s,node-name=%s-node,discard=unmap,%sfile.driver=file,file.discard=unmap,file.filename=%s", d.Format, id, d.zeroes(), d.Path)}
+	for i := range d.Paths {
+		path := fmt.Sprintf("%s-path%d", id, i)
+		dev := fmt.Sprintf("scsi-hd,bus=%s-scsi.0,id=%s,drive=%s-node,share-rw=on,serial=%s,wwn=0x%x,bootindex=%d", path, path, id, d.Serial, uint64(3)<<60|uint64(n+1), *boot)
+		*boot++
+		a = append(a, "-device", "virtio-scsi-pci,id="+path+"-scsi", "-device", dev)
 	}
 	return a
 }

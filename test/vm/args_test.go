@@ -20,7 +20,7 @@ func TestArgs(t *testing.T) {
 			Disks: []Disk{
 				{Path: "/a.qcow2"}, {Path: "/b.raw", Format: "raw", Bus: VirtioSCSI, Serial: "S1"},
 				{Path: "/c.qcow2", Bus: SATA}, {Path: "/d.qcow2", Bus: NVMe, SectorSize: 4096},
-				{NBD: "/s/nbd"}},
+				{NBD: "/s/nbd"}, {Path: "/f.qcow2", Paths: 2, Sparse: true}},
 			NICs:    []NIC{{PXE: true}, {User: "hostfwd=tcp:127.0.0.1:8006-:8006", Model: "e1000"}},
 			Serials: 2, Clock: time.Date(2020, 2, 29, 1, 2, 3, 0, time.UTC), NoReboot: true, DisksFirst: true, HotPlug: true,
 			Extra: []string{"-S"}, Accel: KVM,
@@ -61,6 +61,7 @@ func TestConfigRefuses(t *testing.T) {
 		"comma in a path": {Disks: []Disk{{Path: "/a,b"}}},
 		"comma in serial": {Disks: []Disk{{Path: "/a", Serial: "x,readonly=on"}}},
 		"two places":      {Disks: []Disk{{Path: "/a", NBD: "/b"}}},
+		"paths":           {Disks: []Disk{{Path: "/a", Paths: 2, SectorSize: 4096}}},
 		"socket":          {Disks: []Disk{{NBD: "/a?export=b"}}},
 		"bad address":     {NICs: []NIC{{MAC: "52:54"}}},
 	} {

@@ -59,6 +59,10 @@ type Disk struct {
 	Serial     string // default "JOISTn"
 	SectorSize int    // bytes, 0: 512
 	Sparse     bool   // zeros that are written take no room
+	// Paths is how many SCSI controllers reach the disk, which then has a world
+	// wide name, the same on each; 0: it is attached to Bus and has none. Not
+	// with NBD or SectorSize.
+	Paths int
 }
 
 // NIC is a network card. Its device id is "nic0", ….
@@ -131,6 +135,11 @@ func (c Config) withDefaults() (Config, error) {
 	for _, d := range c.Disks {
 		if strings.ContainsAny(d.NBD, "%&?#") || d.NBD != "" && d.Path != "" {
 			return c, fmt.Errorf("configure machine %q: disk %+v has two places, or a socket with one of %%&?#", c.Name, d)
+		}
+	}
+	for _, d := range c.Disks {
+		if d.Paths > 0 && (d.NBD != "" || d.SectorSize != 0 || d.Bus != 0) {
+			return c, fmt.Errorf("configure machine %q: disk %+v has paths and what goes with none", c.Name, d)
 		}
 	}
 	for _, s := range c.paths() {
