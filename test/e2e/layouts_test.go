@@ -28,7 +28,8 @@ type layout struct {
 	uefi  vm.Firmware
 	// sector is the disks' logical sector size in bytes, 0 for 512.
 	sector int
-	paths  int      // SCSI controllers that reach each disk; 0: the disks are virtio's
+	paths  int      // SCSI controllers that reach each disk; 0: buses say
+	buses  []vm.Bus // of each disk; those beyond are virtio's
 	beside []string // raw disks of others
 }
 
@@ -116,12 +117,37 @@ func attached(paths []string) []vm.Disk {
 func (l *layout) attached(paths []string) []vm.Disk {
 	out := attached(paths)
 	for i := range out {
-		out[i].SectorSize, out[i].Paths = l.sector, l.paths
+		out[i].SectorSize, out[i].Paths, out[i].Bus = l.sector, l.paths, l.bus(i)
 	}
 	for _, path := range l.beside {
 		out = append(out, vm.Disk{Path: path, Format: "raw"})
 	}
 	return out
+}
+
+// drive is how the kernel calls the n-th disk, counted from 1.
+func (l *layout) drive(n int) string {
+	bus, before := l.bus(n-1), 0
+	for i := range n - 1 {
+		if l.bus(i) == bus {
+			before++
+		}
+	}
+	switch bus {
+	case vm.NVMe:
+		return fmt.Sprintf("nvme%dn1", before)
+	case vm.SATA:
+		return fmt.Sprintf("sd%c", 'a'+before)
+	default:
+		return fmt.Sprintf("vd%c", 'a'+before)
+	}
+}
+
+func (l *layout) bus(i int) vm.Bus {
+	if i < len(l.buses) {
+		return l.buses[i]
+	}
+	return vm.VirtioBlk
 }
 
 // start boots from these disks and logs in.
@@ -379,7 +405,7 @@ func (l *layout) replace(t *testing.T, n int, whole func()) {
 	says("joist node first-boot | tail -n 1 | tr -s ' '", "erase secrets done")
 	l.run(t, "joist node check && ! joist node check | grep 'chrony does not answer' && echo both > /var/lib/vz/both")
 	begun := time.Now()
-	out, err := l.try(within(t, replaceTime), t, "joist node disk list && joist node disk replace missing vd"+string(rune('a'+n-1))+" 2>&1 && joist node disk list")
+	out, err := l.try(within(t, replaceTime), t, "joist node disk list && joist node disk replace missing "+l.drive(n)+" 2>&1 && joist node disk list")
 	if err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
@@ -398,8 +424,7 @@ func (l *layout) exchange(t *testing.T, n int, whole func()) {
 		t.Fatal(err)
 	}
 	l.start(t, append(slices.Clone(l.disks), blank)...)
-	name := func(i int) string { return "vd" + string(rune('a'+i)) }
-	command := "joist node disk replace " + name(n-1) + " " + name(len(l.disks))
+	command := "joist node disk replace " + l.drive(n) + " " + l.drive(len(l.disks)+1)
 	out, err := l.try(within(t, replaceTime), t, command+" --check 2>&1 && "+command+" 2>&1")
 	if err != nil {
 		t.Fatalf("%v\n%s", err, out)
@@ -407,7 +432,7 @@ func (l *layout) exchange(t *testing.T, n int, whole func()) {
 	t.Logf("exchanged\n%s", out)
 	whole()
 	l.want(t, "alerts", "joist node alerts", "")
-	l.want(t, "the old disk's table", "dd if=/dev/"+name(n-1)+" bs=512 skip=1 count=1 2>/dev/null | grep -c 'EFI PART' || true", "0")
+	l.want(t, "the old disk's table", "dd if=/dev/"+l.drive(n)+" bs=512 skip=1 count=1 2>/dev/null | grep -c 'EFI PART' || true", "0")
 	l.off(t)
 	l.disks[n-1] = blank
 }

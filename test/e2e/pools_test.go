@@ -17,7 +17,7 @@ import (
 func (l *layout) onZFS(raid, more string) []string {
 	var names []string
 	for i := range l.disks {
-		names = append(names, fmt.Sprintf("%q", "vd"+string(rune('a'+i))))
+		names = append(names, fmt.Sprintf("%q", l.drive(i+1)))
 	}
 	return []string{`"ext4"`, `"zfs"`, `disk-list = ["vda"]`, "disk-list = [" + strings.Join(names, ", ") + "]\nzfs.raid = \"" + raid + "\"\n" + more}
 }
