@@ -360,17 +360,19 @@ func TestLayoutAdopt(t *testing.T) {
 
 // TestLayoutReplace: a disk of a mirror that is gone is replaced by a blank one,
 // that one by another while it is there, which starts the node without the
-// first. The first start runs a program once.
+// first. Each is on a bus of its own. The first start runs a program once.
 func TestLayoutReplace(t *testing.T) {
 	t.Parallel()
 	l := newLayout(t, 2).byUEFI(t)
+	l.buses = []vm.Bus{vm.SATA, vm.NVMe}
 	l.LAN.DNS(webName, webAddress)
 	l.serve(t, webAddress.String()+":80", http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		io.WriteString(w, "#!/bin/sh\necho once >> /var/lib/vz/program; echo it runs\n")
 	}))
-	l.install(t, `disk-list = ["vda"]`, "disk-list = [\"vda\", \"vdb\"]\nlvm.hdsize = 20\n[joist.disk]\nraid = \"raid1\"\n[first-boot]\nsource = \"from-url\"\nurl = \"http://"+webName+"/program\"")
-	l.replace(t, 2, func() { l.want(t, "mirror", mirrorHas, "2\n0\nvda5\nvdb5") })
-	l.exchange(t, 2, func() { l.want(t, "mirror", mirrorHas, "2\n0\nvda5\nvdc5") })
+	l.install(t, `disk-list = ["vda"]`, "disk-list = [\"sda\", \"nvme0n1\"]\nlvm.hdsize = 20\n[joist.disk]\nraid = \"raid1\"\n[first-boot]\nsource = \"from-url\"\nurl = \"http://"+webName+"/program\"")
+	l.replace(t, 2, func() { l.want(t, "mirror", mirrorHas, "2\n0\nnvme0n1p5\nsda5") })
+	l.exchange(t, 2, func() { l.want(t, "mirror", mirrorHas, "2\n0\nsda5\nvda5") })
+	l.buses = nil
 	l.start(t, l.disks[1])
 	l.want(t, "mirror on the new disk", mirrorHas, "2\n1\nvda5")
 	l.want(t, "files of before", "cat /var/lib/vz/both /var/lib/vz/program", "both\nonce")

@@ -211,9 +211,11 @@ func TestLayoutZ3(t *testing.T) {
 func TestLayoutReplaceZFS(t *testing.T) {
 	t.Parallel()
 	l := newLayout(t, 2).byUEFI(t)
+	l.buses = []vm.Bus{vm.NVMe, vm.SATA}
 	l.install(t, l.onZFS("raid1", "")...)
 	l.replace(t, 2, func() { l.want(t, "pool", poolState, "ONLINE") })
 	l.exchange(t, 2, func() { l.want(t, "pool", poolState, "ONLINE") })
+	l.buses = nil
 	l.start(t, l.disks[1])
 	l.want(t, "pool on the new disk", poolState, "DEGRADED")
 	l.want(t, "a file of before", "cat /var/lib/vz/both", "both")

@@ -10,44 +10,6 @@ import (
 	"joist/test/vm"
 )
 
-// TestLayoutBuses: a mirror of an NVMe and a SATA disk, of which the first is
-// replaced and then each starts without the other.
-func TestLayoutBuses(t *testing.T) {
-	t.Parallel()
-	overBuses(t, mirrorHas, "2\n0\nnvme0n1p5\nsda5", func(l *layout) {
-		l.install(t, `disk-list = ["vda"]`, "disk-list = [\"nvme0n1\", \"sda\"]\n[joist.disk]\nraid = \"raid1\"")
-	})
-}
-
-// TestLayoutBusesZFS is the same with a pool.
-func TestLayoutBusesZFS(t *testing.T) {
-	t.Parallel()
-	overBuses(t, poolState, "ONLINE", func(l *layout) { l.install(t, l.onZFS("raid1", "")...) })
-}
-
-func overBuses(t *testing.T, state, whole string, install func(*layout)) {
-	t.Helper()
-	l := newLayout(t, 2).byUEFI(t)
-	buses := []vm.Bus{vm.NVMe, vm.SATA}
-	l.buses = buses
-	install(l)
-	l.start(t, l.disks...)
-	l.want(t, "disks of the system", systemDisks, "/dev/nvme0n1\n/dev/sda")
-	l.want(t, "alerts", "joist node alerts", "")
-	l.want(t, "data", state, whole)
-	l.run(t, "echo kept > /var/lib/vz/kept")
-	l.off(t)
-	l.replace(t, 1, func() { l.want(t, "data", state, whole) })
-	for i := range buses {
-		l.buses = buses[1-i : 2-i]
-		l.start(t, l.without(t, i+1)...)
-		l.want(t, "a file of before", "cat /var/lib/vz/kept", "kept")
-		l.cut(t)
-	}
-}
-
-const systemDisks = "joist node disk list | awk 'NR > 1 {print $1}'"
-
 // TestLayoutPaths: a disk that two controllers reach is one disk to the
 // installer, to the node, which makes guests' volumes on it, and to the installer
 // that keeps what is on it; either path alone starts the node. A copy of the disk
@@ -70,7 +32,7 @@ func overPaths(t *testing.T, storage string, changes ...string) {
 	l.install(t, changes...)
 	l.start(t, l.disks...)
 	l.want(t, "names of the disk", "ls -d /sys/block/sd*", "/sys/block/sda\n/sys/block/sdb")
-	l.want(t, "disks of the system", systemDisks, "/dev/sda")
+	l.want(t, "disks of the system", "joist node disk list | awk 'NR > 1 {print $1}'", "/dev/sda")
 	l.want(t, "alerts", "joist node alerts", "")
 	kept := guestOf{n: l.runningNode, kind: "qemu", id: 100}.create(t, client.Params{"memory": "128", "scsi0": storage + ":1", "net0": vmHardware})
 	gone := guestOf{n: l.runningNode, kind: "qemu", id: 101}.create(t, client.Params{"memory": "128", "scsi0": storage + ":1"})
