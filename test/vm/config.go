@@ -60,8 +60,8 @@ type Disk struct {
 	SectorSize int    // bytes, 0: 512
 	Sparse     bool   // zeros that are written take no room
 	// Paths is how many SCSI controllers reach the disk, which then has a world
-	// wide name, the same on each; 0: it is attached to Bus and has none. Not
-	// with NBD or SectorSize.
+	// wide name, the same on each; 0: it is attached to Bus and has none. Without
+	// NBD, SectorSize and another Bus.
 	Paths int
 }
 
