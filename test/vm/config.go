@@ -136,10 +136,8 @@ func (c Config) withDefaults() (Config, error) {
 		if strings.ContainsAny(d.NBD, "%&?#") || d.NBD != "" && d.Path != "" {
 			return c, fmt.Errorf("configure machine %q: disk %+v has two places, or a socket with one of %%&?#", c.Name, d)
 		}
-	}
-	for _, d := range c.Disks {
-		if d.Paths > 0 && (d.NBD != "" || d.SectorSize != 0 || d.Bus != 0) {
-			return c, fmt.Errorf("configure machine %q: disk %+v has paths and what goes with none", c.Name, d)
+		if d.Paths > 0 && (d.NBD != "" || d.SectorSize != 0 || d.Bus != VirtioBlk) {
+			return c, fmt.Errorf("configure machine %q: disk %+v has paths, which go with no block server, sector size or bus", c.Name, d)
 		}
 	}
 	for _, s := range c.paths() {
