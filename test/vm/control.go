@@ -7,7 +7,9 @@ import (
 	"image/png"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
+	"time"
 )
 
 // QMP runs one command of QEMU's monitor; args may be nil, out too.
@@ -15,6 +17,30 @@ func (m *Machine) QMP(ctx context.Context, command string, args map[string]any, 
 	ctx, cancel := context.WithTimeout(ctx, monitorTimeout)
 	defer cancel()
 	return m.mon.run(ctx, command, args, out)
+}
+
+// cpuLines are the lines of qemu-monitor(7)'s answers that tell: whether the
+// machine is paused, where each CPU is and whether it is halted, and which
+// interrupts wait for it.
+var cpuLines = regexp.MustCompile(`(?m)^\s*(VM status|CPU#|[RE]IP=|LVTT|Timer|ISR|IRR|APR|PPR).*`)
+
+// cpuState is what the CPUs and their interrupt controllers do, twice within a
+// second: those of a guest that stands still show the same.
+func (m *Machine) cpuState() string {
+	ctx, cancel := context.WithTimeout(context.Background(), monitorTimeout)
+	defer cancel()
+	var out []string
+	for range 2 {
+		for _, command := range []string{"info status", "info registers -a", "info lapic"} {
+			var text string
+			if err := m.QMP(ctx, "human-monitor-command", map[string]any{"command-line": command}, &text); err != nil {
+				text = err.Error()
+			}
+			out = append(out, cpuLines.FindAllString(text, -1)...)
+		}
+		time.Sleep(time.Second)
+	}
+	return strings.Join(out, "\n  ")
 }
 
 // Events are those that QEMU has reported so far, oldest first.

@@ -211,13 +211,19 @@ func (m *Machine) accept(ctx context.Context, l net.Listener) (net.Conn, error) 
 // Serial is the i-th serial port.
 func (m *Machine) Serial(i int) *Console { return m.serial[i] }
 
-// WaitFor waits for a text on the first serial port.
+// WaitFor waits for a text on the first serial port. When it does not come the
+// error says what the CPUs do, so that a guest that waits and one that stands
+// still can be told apart.
 func (m *Machine) WaitFor(ctx context.Context, re string) ([]string, error) {
 	x, err := regexp.Compile(re)
 	if err != nil {
 		return nil, fmt.Errorf("wait for %q: %w", re, err)
 	}
-	return m.serial[0].WaitFor(ctx, x)
+	found, err := m.serial[0].WaitFor(ctx, x)
+	if err != nil && m.Running() {
+		err = fmt.Errorf("%w\nits CPUs: %s", err, m.cpuState())
+	}
+	return found, err
 }
 
 // Wait waits for QEMU's end.

@@ -118,6 +118,14 @@ func TestMedia(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
+	short, cancel := context.WithTimeout(ctx, 10*time.Millisecond)
+	defer cancel()
+	_, err := m.WaitFor(short, "never said")
+	for _, part := range []string{"VM status: paused", "CPU#0", "HLT=0", "IRR"} {
+		if err == nil || !strings.Contains(err.Error(), part) {
+			t.Errorf("the error of a wait lacks %q: %v", part, err)
+		}
+	}
 	if err := m.Kill(); err != nil {
 		t.Error(err)
 	}

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/netip"
 	"os"
+	"strings"
 	"testing"
 	"time"
 
@@ -32,8 +33,21 @@ func segment(t *testing.T) *Switch {
 	return sw
 }
 
-// plug speaks QEMU's side of a port.
+// plug speaks QEMU's side of a port, without what the switch says by itself.
 func plug(t *testing.T, p *Port) (write func([]byte), read func() ([]byte, error)) {
+	t.Helper()
+	write, all := plugAll(t, p)
+	return write, func() ([]byte, error) {
+		for {
+			frame, err := all()
+			if err != nil || binary.BigEndian.Uint16(frame[12:]) != etherLLDP {
+				return frame, err
+			}
+		}
+	}
+}
+
+func plugAll(t *testing.T, p *Port) (write func([]byte), read func() ([]byte, error)) {
 	t.Helper()
 	c, err := net.Dial("unix", p.path)
 	if err != nil {
@@ -179,6 +193,22 @@ func TestCutAndLoss(t *testing.T) {
 
 // TestLearning: a frame for a known address goes to its port only, one for an
 // unknown address to all others.
+// TestAnnounce: a port hears from its switch again and again, even when nobody
+// else speaks and the cable is cut.
+func TestAnnounce(t *testing.T) {
+	t.Parallel()
+	p := port(t, segment(t), "quiet")
+	_, read := plugAll(t, p)
+	p.Cut(true)
+	want := "\x01\x80\xc2\x00\x00\x0e\x02\x77\x00\x00\x00\x01\x88\xcc" +
+		"\x02\x07\x04\x02\x77\x00\x00\x00\x01" + "\x04\x06\x07quiet" + "\x06\x02\x00\x78" + "\x00\x00" + strings.Repeat("\x00", 23)
+	for range 2 {
+		if frame, err := read(); err != nil || string(frame) != want {
+			t.Fatalf("heard %q, %v; want %q", frame, err, want)
+		}
+	}
+}
+
 func TestLearning(t *testing.T) {
 	sw := segment(t)
 	type end struct {

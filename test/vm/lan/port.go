@@ -69,9 +69,12 @@ func (p *Port) drops() bool {
 }
 
 func (p *Port) send(frame []byte) {
-	if p.drops() {
-		return
+	if !p.drops() {
+		p.enqueue(frame)
 	}
+}
+
+func (p *Port) enqueue(frame []byte) {
 	select {
 	case p.out <- frame:
 	default:

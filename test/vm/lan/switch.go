@@ -70,6 +70,7 @@ func New(dir string) (*Switch, error) {
 		s.Close()
 		return nil, fmt.Errorf("serve names: %w", err)
 	}
+	go s.announce()
 	return s, nil
 }
 
