@@ -7,6 +7,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strconv"
 
 	"golang.org/x/sys/unix"
@@ -67,6 +68,12 @@ func enter(fd string) error {
 	}
 	if err := unix.Chdir(dir); err != nil {
 		return fmt.Errorf("change to folder %s: %w", dir, err)
+	}
+	// Each thread has a parent-death signal of its own and the builder set that
+	// of the first; execve(2) keeps that of the thread which calls it.
+	runtime.LockOSThread()
+	if err := unix.Prctl(unix.PR_SET_PDEATHSIG, uintptr(unix.SIGKILL), 0, 0, 0); err != nil {
+		return fmt.Errorf("end with the builder: %w", err)
 	}
 	return fmt.Errorf("start %s: %w", o.Path, unix.Exec(o.Path, o.Args, o.Env))
 }

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -18,8 +19,20 @@ import (
 	"joist/internal/run"
 )
 
+// init keeps main on the first thread (package runtime, LockOSThread), so that
+// TestMain knows of another.
+func init() { runtime.LockOSThread() }
+
+// TestMain has the sandbox entered on a thread that is not the first, as
+// happens to any program of Go now and then.
 func TestMain(m *testing.M) {
-	Main()
+	entered := make(chan struct{})
+	go func() {
+		defer close(entered)
+		Main()
+	}()
+	<-entered
+	runtime.UnlockOSThread()
 	if os.Getenv("SANDBOX_TEST_PROBE") != "" {
 		os.Exit(probe())
 	}
