@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"sync"
+	"time"
 )
 
 // Handle is what the handles of all kinds have in common: the record of the
@@ -120,20 +121,38 @@ func (h *Handle) Wait(ctx context.Context) error {
 	}
 }
 
-// Shutdown has the guest asked to end and waits until it has. That its end is
-// wanted is written down before, and taken back when it does not come.
-func (h *Handle) Shutdown(ctx context.Context, ask func() error) error {
+// Shutdown has the guest asked to end and waits until it has; every so often it
+// is asked again, if that is not 0. That its end is wanted is written down
+// before, and taken back when it does not come.
+func (h *Handle) Shutdown(ctx context.Context, every time.Duration, ask func() error) error {
 	h.Ask(true)
 	err := ask()
 	if err != nil && h.Record().Process.Alive() { // otherwise it was faster
 		h.Ask(false)
 		return err
 	}
-	if err := h.Wait(ctx); err != nil {
-		h.Ask(false)
-		return fmt.Errorf("the guest did not shut down: %w", err)
+	var again <-chan time.Time
+	if every > 0 {
+		tick := time.NewTicker(every)
+		defer tick.Stop()
+		again = tick.C
 	}
-	return nil
+	for {
+		select {
+		case <-h.done:
+			return nil
+		case <-again:
+			if err := ask(); err != nil && h.Record().Process.Alive() {
+				h.log.Warn("guest cannot be asked again to shut down", "vmid", h.vmid, "error", err)
+			}
+		case <-ctx.Done():
+			if h.Ended() {
+				return nil
+			}
+			h.Ask(false)
+			return fmt.Errorf("the guest did not shut down: %w", ctx.Err())
+		}
+	}
 }
 
 // Tidy has what is left of the guest cleaned up, under its lock, unless

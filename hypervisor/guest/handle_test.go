@@ -78,7 +78,7 @@ func TestShutdown(t *testing.T) {
 	h := handle(r, started(t, r, 100))
 	asked := func() bool { rec, _ := r.Read(100); return rec.Asked }
 	refused := errors.New("no such button")
-	if err := h.Shutdown(t.Context(), func() error { return refused }); !errors.Is(err, refused) || asked() {
+	if err := h.Shutdown(t.Context(), 0, func() error { return refused }); !errors.Is(err, refused) || asked() {
 		t.Errorf("%v, asked %t", err, asked())
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
@@ -89,10 +89,17 @@ func TestShutdown(t *testing.T) {
 		}
 		return nil
 	}
-	if err := h.Shutdown(ctx, deaf); !errors.Is(err, context.DeadlineExceeded) || asked() {
+	if err := h.Shutdown(ctx, 0, deaf); !errors.Is(err, context.DeadlineExceeded) || asked() {
 		t.Errorf("%v, asked %t", err, asked())
 	}
-	if err := h.Shutdown(t.Context(), func() error { h.Finish("x"); return nil }); err != nil || !asked() || !h.Ended() || h.Exit() != "x" {
+	times := 0
+	hears := func() error { // the third time
+		if times++; times == 3 {
+			h.Finish("x")
+		}
+		return nil
+	}
+	if err := h.Shutdown(t.Context(), time.Millisecond, hears); err != nil || times != 3 || !asked() || !h.Ended() || h.Exit() != "x" {
 		t.Errorf("%v, asked %t, exit %q", err, asked(), h.Exit())
 	}
 	if st := h.Reading(Usage{}); st.State != Stopped || st.Exit != "x" || st.PID != 0 {

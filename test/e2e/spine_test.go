@@ -42,6 +42,7 @@ func TestShortSpine(t *testing.T) {
 		{"kill daemon", (*spine).killDaemon, false},
 		{"kill qemu", (*spine).killQEMU, false},
 		{"kill monitor", (*spine).killMonitor, false},
+		{"shutdown at start", (*spine).shutdownAtStart, false},
 		{"reboot", (*spine).reboot, true},
 		{"reset", (*spine).reset, true},
 		{"delete", (*spine).deleteAll, false},
@@ -395,12 +396,26 @@ func (s *spine) both(t *testing.T) (machine, container guestOf) {
 	return s.machine(t), s.container(t)
 }
 
+// shutdownAtStart: a container whose init has only just begun shuts down when
+// it is asked; it need not be stopped.
+func (s *spine) shutdownAtStart(t *testing.T) {
+	g := s.container(t)
+	g.stop(t)
+	g.start(t)
+	begun := time.Now()
+	s.n.task(t, taskTime, http.MethodPost, g.path()+"/status/shutdown", client.Params{"timeout": "90"})
+	t.Logf("shut down after %s", time.Since(begun).Round(time.Second))
+	g.wantStatus(t, "stopped")
+	g.start(t)
+}
+
 // reboot: through the API; guests are shut down, those first that started
-// last.
+// last, and the container ends by itself.
 func (s *spine) reboot(t *testing.T) {
 	s.both(t)
 	want, boot := s.state(t), s.n.bootID(t)
 	s.n.Serial(0).Skip()
+	said := len(s.n.Serial(0).Text())
 	if err := s.n.API.Post(within(t, time.Minute), "/nodes/"+s.n.Name+"/status", client.Params{"command": "reboot"}, nil); err != nil {
 		t.Fatal(err)
 	}
@@ -408,6 +423,9 @@ func (s *spine) reboot(t *testing.T) {
 		if _, err := s.n.WaitFor(within(t, node.BootTime), line); err != nil {
 			t.Fatal(err)
 		}
+	}
+	if bad := fmt.Sprintf("CT %d did not shut down", ctID); strings.Contains(s.n.Serial(0).Text()[said:], bad) {
+		t.Errorf("the console says %q", bad)
 	}
 	s.n.awaitBoot(t, boot)
 	s.wantOnboot(t)

@@ -213,7 +213,7 @@ func (m *Machine) powerDown(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return m.Shutdown(ctx, func() error { return mon.Do(ctx, "system_powerdown", nil, nil) })
+	return m.Shutdown(ctx, 0, func() error { return mon.Do(ctx, "system_powerdown", nil, nil) })
 }
 
 // ending reports whether QEMU is gone although Done is not closed yet.

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -148,9 +149,22 @@ func (c *Container) Stop(ctx context.Context, how guest.StopMode) error {
 	return nil
 }
 
+// askAgain is how often an init is asked to power off until it does. One that
+// has only just started has no ears yet: what is sent before it waits for it is
+// lost, and the kernel does not tell.
+const askAgain = 5 * time.Second
+
 func (c *Container) shutDown(ctx context.Context) error {
 	init := c.Record().Process
-	return c.Shutdown(ctx, func() error { return signal(init, haltSignal(init.PID)) })
+	var last unix.Signal
+	return c.Shutdown(ctx, askAgain, func() error {
+		s := haltSignal(init.PID)
+		if s == unix.SIGTERM && s == last {
+			return nil // many programs take the second one for "at once"
+		}
+		last = s
+		return signal(init, s)
+	})
 }
 
 // kill ends the monitor first: it takes an end by SIGHUP or SIGINT for a

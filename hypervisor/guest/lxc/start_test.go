@@ -14,6 +14,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"joist/hypervisor/guest"
 	"joist/hypervisor/guest/lxc/wire"
 	"joist/internal/run"
@@ -48,7 +50,10 @@ func fakeHelper() {
 	case strings.Contains(string(conf), "= slow\n"):
 		time.Sleep(time.Minute)
 	default:
-		cmd := exec.Command("/proc/self/exe", "-fake-monitor", filepath.Join(filepath.Dir(r.Path), "cgroup"), r.Name)
+		cmd := exec.Command("/proc/self/exe", "-fake-monitor", filepath.Join(filepath.Dir(r.Path), "cgroup"), r.Name, "exec sleep 60")
+		if strings.Contains(string(conf), "= deaf\n") {
+			cmd.Args[4] = `trap : PWR; sleep 1; trap "exit 0" PWR; while :; do sleep 0.1; done`
+		}
 		cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 		out, _ := cmd.StdoutPipe()
 		cmd.Start()
@@ -60,7 +65,7 @@ func fakeHelper() {
 
 func fakeMonitor() {
 	cgroup, vmid := os.Args[2], os.Args[3]
-	init := exec.Command("sleep", "60")
+	init := exec.Command("sh", "-c", os.Args[4])
 	init.Start()
 	for group, pid := range map[string]int{"system/lxc-" + vmid: os.Getpid(), "guests/" + vmid: init.Process.Pid} {
 		os.MkdirAll(filepath.Join(cgroup, group), 0o755)
@@ -186,6 +191,29 @@ func TestShutdown(t *testing.T) {
 	d, m := fakeDriver(t)
 	c := startFake(t, d)
 	if err := c.Stop(t.Context(), guest.Shutdown); err != nil { // sleep(1) gets SIGTERM
+		t.Fatal(err)
+	}
+	wait(t, c, "")
+	nothing(t, d, m)
+}
+
+// TestShutdownWhileItStarts: the first request falls on deaf ears.
+func TestShutdownWhileItStarts(t *testing.T) {
+	d, m := fakeDriver(t)
+	g, err := d.Start(t.Context(), spec("deaf"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := g.(*Container)
+	init := c.Record().Process.PID
+	for end := time.Now().Add(10 * time.Second); haltSignal(init) != unix.SIGPWR; time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("the init waits for no signal")
+		}
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	if err := c.Stop(ctx, guest.Shutdown); err != nil {
 		t.Fatal(err)
 	}
 	wait(t, c, "")
