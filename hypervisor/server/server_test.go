@@ -280,10 +280,14 @@ func TestDelay(t *testing.T) {
 		head string
 		late bool
 	}{{"", false}, {"PVEAuthCookie=wrong", true}} {
-		begun := time.Now()
-		s.do(t, "GET", "/api2/json/root", "", "Authorization", tt.head)
-		if late := time.Since(begun) >= 50*time.Millisecond; late != tt.late {
-			t.Errorf("%q: took %v", tt.head, time.Since(begun))
+		least := time.Hour
+		for range 5 { // a busy machine answers late now and then
+			begun := time.Now()
+			s.do(t, "GET", "/api2/json/root", "", "Authorization", tt.head)
+			least = min(least, time.Since(begun))
+		}
+		if late := least >= 50*time.Millisecond; late != tt.late {
+			t.Errorf("%q: took %v", tt.head, least)
 		}
 	}
 }
