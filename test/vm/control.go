@@ -30,15 +30,17 @@ func (m *Machine) cpuState() string {
 	ctx, cancel := context.WithTimeout(context.Background(), monitorTimeout)
 	defer cancel()
 	var out []string
-	for range 2 {
+	for round := range 2 {
+		if round > 0 {
+			time.Sleep(time.Second)
+		}
 		for _, command := range []string{"info status", "info registers -a", "info lapic"} {
 			var text string
 			if err := m.QMP(ctx, "human-monitor-command", map[string]any{"command-line": command}, &text); err != nil {
-				text = err.Error()
+				out = append(out, err.Error())
 			}
 			out = append(out, cpuLines.FindAllString(text, -1)...)
 		}
-		time.Sleep(time.Second)
 	}
 	return strings.Join(out, "\n  ")
 }
